@@ -1,0 +1,1 @@
+"""What an operator does: one synchronous function per file, joining PostgreSQL and the repository."""

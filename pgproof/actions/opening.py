@@ -1,0 +1,50 @@
+"""Open the configured repository: find the bucket, get the passphrase, unlock."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from pgproof.errors import PreconditionError
+from pgproof.model.config import BackupConfig
+from pgproof.repository.bucket import Bucket
+from pgproof.repository.opening import open_bucket
+from pgproof.repository.repository import Repository
+from pgproof.repository.unlocking import Unlocked, unlock
+
+
+def passphrase_of(config: BackupConfig) -> str | None:
+    """The passphrase or recovery key that is configured, read from its file if need be."""
+    if config.passphrase or not config.passphrase_file:
+        return config.passphrase
+    path = Path(config.passphrase_file)
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text().rstrip("\r\n")
+    except OSError as error:
+        raise PreconditionError(
+            "the passphrase file cannot be read",
+            hint="correct BACKUP_PASSPHRASE_FILE or the file's owner and mode",
+            file=path,
+            reason=error.strerror,
+        ) from error
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise PreconditionError(
+            "others can read the passphrase file", hint=f"chmod 600 {path}", file=path, mode=oct(mode & 0o777)
+        )
+    if not text:
+        raise PreconditionError(
+            "the passphrase file is empty", hint="write the passphrase into it", file=path
+        )
+    return text
+
+
+def unlock_bucket(config: BackupConfig) -> tuple[Bucket, Unlocked]:
+    bucket = open_bucket(config)
+    return bucket, unlock(bucket, passphrase_of(config), config.encryption)
+
+
+def open_repository(config: BackupConfig) -> Repository:
+    """Raises PreconditionError where there is no repository or its secret is missing or wrong."""
+    bucket, unlocked = unlock_bucket(config)
+    return Repository(bucket, unlocked.key, config.cluster)

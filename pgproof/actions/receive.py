@@ -1,0 +1,180 @@
+"""What BASE_BACKUP sends, taken into the repository."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pgproof.errors import DataError, PreconditionError, TransientError
+from pgproof.model.filemap import printable
+from pgproof.model.job import Job
+from pgproof.model.manifest import Tablespace
+from pgproof.model.server_manifest import ManifestFile, ServerManifestReader
+from pgproof.model.source_files import (
+    BACKUP_LABEL,
+    CONTROL_FILE,
+    SERVER_MANIFEST,
+    label_start,
+    problem_with,
+    worth_reading,
+)
+from pgproof.postgres.base_backup import ArchiveBegins, Ended, Event, ManifestBegins, Started
+from pgproof.postgres.tar import DIRECTORY, FILE, Member, TarParser
+from pgproof.repository.intake import FileIntake
+
+_SPOOLED = 8 << 20
+
+
+@dataclass
+class Receiver:
+    """Takes the events of one base backup; `started` and `ended` are its first and last."""
+
+    intake: FileIntake
+    job: Job
+    started: Started | None = None
+    ended: Ended | None = None
+    received: int = 0
+    tablespaces: list[Tablespace] = field(default_factory=list)
+    _parser: TarParser | None = None
+    _prefix: bytes = b""
+    _links: set[int] = field(default_factory=set)
+    _last: bytes = b""
+    _kept: bytearray | None = None
+    _kept_path: bytes = b""
+    _label: bytes = b""
+    _kept_size: int = 0
+
+    def take(self, events: Iterator[Event]) -> Iterator[int]:
+        """Consume everything; yields the bytes received so far, about every 32 KiB.
+
+        Raises DataError if what came is not what its own manifest says, TransientError if the server
+        copied a file while it was being replaced (then the backup has to be taken again).
+        """
+        manifest = None
+        for event in events:
+            if isinstance(event, memoryview):
+                if manifest is not None:
+                    manifest.write(event)
+                else:
+                    self._content(event)
+                self.received += len(event)
+                yield self.received
+            elif isinstance(event, ArchiveBegins):
+                self._end_archive()
+                self._begin_archive(event)
+            elif isinstance(event, ManifestBegins):
+                self._end_archive()
+                manifest = tempfile.SpooledTemporaryFile(_SPOOLED)  # noqa: SIM115 (closed below)
+            elif isinstance(event, Started):
+                self.started = event
+                self._note_tablespaces(event)
+            else:
+                self.ended = event
+        if manifest is None or self.ended is None or self.started is None:
+            raise DataError("the base backup ended without its manifest")
+        with manifest:
+            self._check(manifest)
+            self._store_manifest(manifest)
+
+    def _note_tablespaces(self, started: Started) -> None:
+        for tablespace in started.tablespaces:
+            if not tablespace.location.startswith(b"/"):
+                raise PreconditionError(
+                    "in-place tablespaces cannot be backed up",
+                    hint="move it to a directory of its own (allow_in_place_tablespaces is for developers)",
+                    oid=tablespace.oid,
+                )
+            self.tablespaces.append(Tablespace(tablespace.oid, tablespace.location, tablespace.size_bytes))
+
+    def _begin_archive(self, event: ArchiveBegins) -> None:
+        self._parser = TarParser()
+        self._prefix = b""
+        if event.oid:
+            self._prefix = b"pg_tblspc/%d/" % event.oid
+            self.intake.directory(self._prefix.rstrip(b"/"), 0o700)
+
+    def _end_archive(self) -> None:
+        if self._parser is not None and not self._parser.finished:
+            raise DataError("an archive was cut short", after=printable(self._last))
+        self._parser = None
+
+    def _content(self, data: memoryview) -> None:
+        if self._parser is None:
+            raise DataError("the server sent data outside an archive")
+        for item in self._parser.feed(data):
+            if isinstance(item, Member):
+                self._member(item)
+            else:
+                self.intake.data(item)
+                if self._kept is not None:
+                    self._kept += item
+                    self._judge()
+
+    def _member(self, member: Member) -> None:
+        path = self._prefix + member.name
+        self._last = path
+        if member.type == DIRECTORY:
+            self.intake.directory(path, member.mode)
+        elif member.type == FILE:
+            self.intake.begin(path, member.size, member.mode)
+            self._kept = bytearray() if worth_reading(path, member.size) else None
+            self._kept_path, self._kept_size = path, member.size
+            if member.size == 0:
+                self._judge()
+        elif not self._is_tablespace_link(path):
+            raise DataError("the server sent a link where none belongs", path=printable(path))
+
+    def _is_tablespace_link(self, path: bytes) -> bool:
+        folder, _slash, oid = path.partition(b"/")
+        return folder == b"pg_tblspc" and oid.isdigit() and int(oid) in {t.oid for t in self.tablespaces}
+
+    def _judge(self) -> None:
+        """Look at a small file once it is complete."""
+        if self._kept is None or len(self._kept) < self._kept_size:
+            return
+        content, path, self._kept = bytes(self._kept), self._kept_path, None
+        if path == BACKUP_LABEL:
+            self._label = content
+        problem = problem_with(path, content)
+        if problem:
+            raise TransientError(
+                "the server copied a file while it was being replaced",
+                hint="run the backup again; PostgreSQL's minor releases of November 2026 mend this",
+                path=printable(path),
+                reason=problem,
+            )
+
+    def _check(self, manifest: tempfile.SpooledTemporaryFile[bytes]) -> None:
+        """Everything the server lists has come, unharmed, and nothing else."""
+        if not self._label or self.started is None or label_start(self._label) != self.started.lsn:
+            raise DataError("the base backup has no backup_label, or that of another backup")
+        received = self.intake.checksum_of()
+        if CONTROL_FILE not in received:
+            raise DataError("the base backup has no pg_control")
+        for listed in _listed_files(manifest):
+            if received.pop(listed.path, None) != (listed.size, listed.crc32c):
+                raise DataError(
+                    "a file did not arrive as the server sent it",
+                    hint="take the backup again; if it stays, check memory and network",
+                    path=printable(listed.path),
+                )
+        if received:
+            raise DataError(
+                "a file came that the server's manifest does not list", path=printable(next(iter(received)))
+            )
+
+    def _store_manifest(self, manifest: tempfile.SpooledTemporaryFile[bytes]) -> None:
+        size = manifest.seek(0, 2)
+        manifest.seek(0)
+        self.intake.begin(SERVER_MANIFEST, size, 0o600)
+        while piece := manifest.read(1 << 20):
+            self.intake.data(memoryview(piece))
+
+
+def _listed_files(manifest: tempfile.SpooledTemporaryFile[bytes]) -> Iterator[ManifestFile]:
+    reader = ServerManifestReader()
+    manifest.seek(0)
+    while piece := manifest.read(1 << 20):
+        yield from reader.feed(piece)
+    yield from reader.finish()

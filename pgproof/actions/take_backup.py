@@ -1,0 +1,286 @@
+"""Take a physical full backup: slot and WAL first, then the base backup, the manifest last."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+
+from pgproof.actions.opening import open_repository
+from pgproof.actions.page_check import damaged_pages
+from pgproof.actions.receive import Receiver
+from pgproof.errors import ConflictError, DataError, PreconditionError, TransientError
+from pgproof.model.config import BackupConfig, BackupType, PostgresConfig
+from pgproof.model.job import Job
+from pgproof.model.lsn import Lsn, segments_between
+from pgproof.model.manifest import Manifest, backup_id_for
+from pgproof.model.notices import finding_for
+from pgproof.model.report import BackupInfo, Finding
+from pgproof.postgres.base_backup import BackupOptions, Ended, Started, stream_base_backup
+from pgproof.postgres.connection import connect_replication
+from pgproof.postgres.facts import ServerContext, ServerFacts, read_context, read_facts
+from pgproof.postgres.wal_stream import SystemIdentity, WalStream, stream_wal
+from pgproof.repository.intake import FileIntake, StoredFiles
+from pgproof.repository.leases import Lease, hold_lease
+from pgproof.repository.repository import Repository
+from pgproof.repository.sealing import Kind
+from pgproof.repository.wal_writer import WalWriter
+from pgproof.repository.writer import PackWriter
+
+_LOOK_EVERY = 16 << 20
+_WAL_PATIENCE_SECONDS = 120.0
+
+
+def take_backup(
+    postgres: PostgresConfig, config: BackupConfig, backup_type: BackupType, job: Job
+) -> BackupInfo:
+    """Back up the cluster that `postgres` reaches; return the committed backup.
+
+    Raises PreconditionError where something must be changed first, ConflictError if another backup of this
+    cluster runs, TransientError where the same call may succeed later. Nothing is listed unless it is whole.
+    """
+    if backup_type is not BackupType.FULL:
+        raise PreconditionError(
+            f"{backup_type} backups are not part of this version",
+            hint="use --type full",
+            type=str(backup_type),
+        )
+    job.report("opening repository")
+    repository = open_repository(config)
+    with hold_lease(repository, "backup") as lease, closing(connect_replication(postgres)) as connection:
+        facts = read_facts(connection)
+        if facts.in_recovery:
+            raise PreconditionError(
+                "this server is a standby", hint="back up the primary; standbys come with a later version"
+            )
+        ensure_cluster(repository, facts)
+        return _Run(postgres, config, repository, lease, connection, facts, job).take()
+
+
+class _Run:
+    """One backup on its way; `take` is the recipe."""
+
+    def __init__(
+        self,
+        postgres: PostgresConfig,
+        config: BackupConfig,
+        repository: Repository,
+        lease: Lease,
+        connection: psycopg.Connection[Any],
+        facts: ServerFacts,
+        job: Job,
+    ) -> None:
+        self._postgres = postgres
+        self._config = config
+        self._repository = repository
+        self._lease = lease
+        self._connection = connection
+        self._facts = facts
+        self._job = job
+        self._level = config.compression_level if config.compression else None
+        self._started_at = datetime.now(UTC)
+        self._backup_id = backup_id_for(self._started_at, BackupType.FULL, secrets.token_hex(3))
+        self._seconds: dict[str, float] = {}
+        self._notices: list[Finding] = []
+
+    def take(self) -> BackupInfo:
+        self._repository.create_json(
+            Kind.INTENT,
+            self._repository.layout.intent(self._backup_id),
+            {
+                "format": 1,
+                "started_at": self._started_at.isoformat(),
+                "host": os.uname().nodename,
+                "pid": os.getpid(),
+                "parents": [],
+            },
+        )
+        self._job.report("reading settings")
+        context = read_context(self._postgres)
+        with stream_wal(self._postgres, self._wal_writer) as (stream, identity):
+            receiver, files = self._receive(stream)
+            started, ended = receiver.started, receiver.ended
+            if started is None or ended is None:
+                raise DataError("the base backup has no start or no end")
+            with self._timed("WAL"):
+                wal_bytes = self._wait_for_wal(stream, ended)
+        findings = self._findings(context, ended, files)
+        manifest = self._manifest(receiver, started, ended, files, wal_bytes, context, findings, identity)
+        self._job.report("committing")
+        self._lease.check()
+        self._check_packs(files)
+        self._repository.commit(manifest)
+        return manifest.info()
+
+    def _wal_writer(self, identity: SystemIdentity, start: Lsn, segment_size: int) -> WalWriter:
+        if identity.system_identifier != self._facts.system_identifier:
+            raise TransientError(
+                "two connections reached two different clusters", hint="connect to one server"
+            )
+        self._wal = WalWriter(self._repository, identity.timeline, start, segment_size, self._level)
+        return self._wal
+
+    def _receive(self, stream: WalStream) -> tuple[Receiver, StoredFiles]:
+        self._connection.add_notice_handler(self._notice)
+        options = BackupOptions(
+            f"pgproof {self._backup_id}", self._config.fast_checkpoint, self._config.max_rate
+        )
+        repository, page_size = self._repository, self._facts.block_size
+        with PackWriter(repository, self._backup_id, page_size, self._level, self._job) as writer:
+            intake = FileIntake(repository, writer, self._backup_id, page_size)
+            receiver = Receiver(intake, self._job)
+            events = stream_base_backup(self._connection.pgconn, options, self._job)
+            self._job.report("waiting for checkpoint")
+            with self._timed("data"):
+                next_look = 0
+                for received in receiver.take(events):
+                    if received >= next_look:
+                        next_look = received + _LOOK_EVERY
+                        stream.check()
+                        self._lease.check()
+                        total = receiver.started.size_bytes if receiver.started else 0
+                        self._job.report("copying", received, max(total, received))
+            with self._timed("storing"):
+                self._job.report("storing the map")
+                files = intake.finish(self._job)
+        return receiver, files
+
+    def _notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+        severity = diagnostic.severity_nonlocalized or diagnostic.severity or "WARNING"
+        finding = finding_for(severity, diagnostic.message_primary or "")
+        if finding is not None:
+            self._notices.append(finding)
+
+    def _wait_for_wal(self, stream: WalStream, ended: Ended) -> int:
+        """Until the segment with the stop position is stored; return the WAL bytes stored by us."""
+        self._job.report("waiting for WAL")
+        size = self._facts.wal_segment_size
+        wanted = segments_between(ended.timeline, ended.lsn, ended.lsn, size)[-1].end
+        patience, durable = time.monotonic() + _WAL_PATIENCE_SECONDS, self._wal.durable
+        while self._wal.durable < wanted:
+            stream.check()
+            self._lease.check()
+            if self._wal.durable != durable:
+                patience, durable = time.monotonic() + _WAL_PATIENCE_SECONDS, self._wal.durable
+            if time.monotonic() > patience:
+                raise TransientError(
+                    "the WAL of the backup does not arrive",
+                    hint="run it again; if it stays, look for a server that does not finish its WAL segment",
+                    stored_to=durable,
+                    needed=wanted,
+                )
+            self._job.checkpoint()
+            self._job.stop.wait(0.02)
+        return self._wal.stored_bytes
+
+    def _findings(self, context: ServerContext, ended: Ended, files: StoredFiles) -> list[Finding]:
+        findings = [*context.findings, *self._notices]
+        if ended.checksum_failure:
+            findings.append(Finding("page-checksum", f"the server reports: {ended.checksum_failure}", True))
+        if any(finding.kind == "page-checksum" for finding in findings):
+            self._job.report("looking at damaged pages")
+            findings.extend(
+                damaged_pages(self._repository, files, self._facts.block_size, findings, self._job)
+            )
+        if not self._facts.data_checksums:
+            findings.append(
+                Finding("no-checksums", "the cluster has no data checksums: damaged pages cannot be noticed")
+            )
+        return findings
+
+    def _check_packs(self, files: StoredFiles) -> None:
+        """What the manifest will name is there, as long as it was stored."""
+        present = {
+            number: info.size for number, info in self._repository.pack_objects(self._backup_id).items()
+        }
+        if present != files.pack_sizes:
+            missing = sorted(set(files.pack_sizes.items()) - set(present.items()))
+            raise ConflictError(
+                "packs of this backup are gone from the repository",
+                hint="something else deletes here; find it, then take the backup again",
+                missing=missing[:3],
+            )
+
+    def _manifest(
+        self,
+        receiver: Receiver,
+        started: Started,
+        ended: Ended,
+        files: StoredFiles,
+        wal_bytes: int,
+        context: ServerContext,
+        findings: list[Finding],
+        identity: SystemIdentity,
+    ) -> Manifest:
+        if not started.timeline == ended.timeline == identity.timeline:
+            raise TransientError("the server changed its timeline during the backup", hint="run it again")
+        facts = self._facts
+        return Manifest(
+            backup_id=self._backup_id,
+            cluster=self._repository.cluster,
+            type=BackupType.FULL,
+            method="physical",
+            parent_id=None,
+            started_at=self._started_at,
+            finished_at=datetime.now(UTC),
+            size_bytes=files.size_bytes,
+            stored_bytes=files.stored_bytes + wal_bytes,
+            files=files.files,
+            start_lsn=started.lsn,
+            stop_lsn=ended.lsn,
+            timeline=started.timeline,
+            wal_segment_size=facts.wal_segment_size,
+            system_identifier=facts.system_identifier,
+            server_version=facts.version,
+            block_size=facts.block_size,
+            data_checksums=facts.data_checksums,
+            change_detection="none",
+            maps=files.maps,
+            packs={self._backup_id: files.packs} if files.packs else {},
+            tablespaces=tuple(receiver.tablespaces),
+            external_config=context.external_config,
+            settings=context.settings,
+            findings=tuple(findings),
+            seconds=self._seconds,
+        )
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self._seconds[phase] = time.monotonic() - begun
+
+
+def ensure_cluster(repository: Repository, facts: ServerFacts) -> None:
+    """The repository's cluster of this name is this one; the first backup says so.
+
+    Raises PreconditionError for a cluster with another system identifier.
+    """
+    key = repository.layout.cluster
+    described = {
+        "format": 1,
+        "system_identifier": facts.system_identifier,
+        "block_size": facts.block_size,
+        "wal_segment_size": facts.wal_segment_size,
+    }
+    if repository.bucket.head(key) is None:
+        # Another run may be first; what it wrote is compared below.
+        with contextlib.suppress(ConflictError):
+            repository.create_json(Kind.CLUSTER, key, described)
+    known = repository.read_json(Kind.CLUSTER, key)
+    if known.get("system_identifier") != facts.system_identifier:
+        raise PreconditionError(
+            "this is another cluster than the one backed up here under this name",
+            hint="correct the host, or give this cluster a name of its own with --cluster "
+            "(after pg_upgrade or initdb it is a new cluster)",
+            cluster=repository.cluster,
+            expected=known.get("system_identifier"),
+            found=facts.system_identifier,
+        )

@@ -1,0 +1,1 @@
+"""Decisions: pure values and functions. No I/O, no clock, no randomness."""

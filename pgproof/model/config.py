@@ -1,0 +1,245 @@
+"""What is configured, as values: the server to back up and the repository its backups go to.
+
+Reading files and opening connections happens elsewhere; here the environment is an argument.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, Self
+
+from pgproof.errors import PreconditionError
+
+_CLUSTER_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}\Z")
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+
+
+class BackupType(StrEnum):
+    FULL = "full"
+    DIFFERENTIAL = "differential"
+    INCREMENTAL = "incremental"
+
+
+class VerifyLevel(StrEnum):
+    """How far a verification goes; each level includes the ones before it."""
+
+    OBJECTS = "objects"
+    FRAMES = "frames"
+    START = "start"
+    FULL = "full"
+
+    def includes(self, other: VerifyLevel) -> bool:
+        levels = list(VerifyLevel)
+        return levels.index(self) >= levels.index(other)
+
+
+# libpq parameter keywords by the environment variables libpq reads them from
+# (PostgreSQL documentation, "libpq: Environment Variables").
+_LIBPQ_VARIABLES = {
+    "PGHOST": "host",
+    "PGPORT": "port",
+    "PGUSER": "user",
+    "PGPASSWORD": "password",
+    "PGDATABASE": "database",
+    "PGHOSTADDR": "hostaddr",
+    "PGPASSFILE": "passfile",
+    "PGSERVICE": "service",
+    "PGSERVICEFILE": "servicefile",
+    "PGSSLMODE": "sslmode",
+    "PGSSLROOTCERT": "sslrootcert",
+    "PGSSLCERT": "sslcert",
+    "PGSSLKEY": "sslkey",
+    "PGSSLCRL": "sslcrl",
+    "PGCHANNELBINDING": "channel_binding",
+    "PGGSSENCMODE": "gssencmode",
+    "PGCONNECT_TIMEOUT": "connect_timeout",
+    "PGREQUIREAUTH": "require_auth",
+    "PGTARGETSESSIONATTRS": "target_session_attrs",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresConfig:
+    """How to reach one PostgreSQL server.
+
+    Anything left out is decided by libpq itself (its environment variables, service file and
+    password file). `options` holds further libpq parameters, such as `sslmode` or `service`.
+    The user needs the REPLICATION attribute; the database is used for ordinary connections.
+    """
+
+    host: str | None = None
+    port: int | None = None
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    database: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Read libpq's variables (`PGHOST`, `PGSERVICE`, …) from `environ`, by default the process's own.
+
+        Raises PreconditionError for a port that is not a number.
+        """
+        if environ is None:
+            import os
+
+            environ = os.environ
+        found = {keyword: environ[name] for name, keyword in _LIBPQ_VARIABLES.items() if environ.get(name)}
+        return cls.from_mapping(found, source="PGPORT")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], *, source: str = "port") -> Self:
+        """Build from libpq keywords (`database` or `dbname`, `host`, …)."""
+        rest = {key: str(value) for key, value in values.items() if value is not None}
+        port = rest.pop("port", None)
+        if port is not None and not port.isdigit():
+            raise PreconditionError(
+                "the port is not a number", hint=f"set {source} to a number such as 5432", port=port
+            )
+        database = rest.pop("dbname", None)
+        return cls(
+            host=rest.pop("host", None),
+            port=int(port) if port else None,
+            user=rest.pop("user", None),
+            password=rest.pop("password", None),
+            database=rest.pop("database", database),
+            options=rest,
+        )
+
+    def parameters(self) -> dict[str, str]:
+        """The libpq parameters of this configuration; only what was given."""
+        own = {
+            "host": self.host,
+            "port": None if self.port is None else str(self.port),
+            "user": self.user,
+            "password": self.password,
+            "dbname": self.database,
+        }
+        return {**self.options, **{key: value for key, value in own.items() if value is not None}}
+
+    def __str__(self) -> str:
+        """Host, port and user, fit for messages: never the password."""
+        where = self.host or self.options.get("service") or "the default host"
+        port = f":{self.port}" if self.port else ""
+        return f"{self.user}@{where}{port}" if self.user else f"{where}{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class BackupConfig:
+    """Where backups go and how they are made.
+
+    `backup_dir`, `s3_bucket` or `repository_url` names the repository (`repository_url` wins).
+    `compression_level` is zstd's, 1 to 19. `max_rate` limits the server's sending, in kilobytes
+    a second (32 to 1048576, PostgreSQL's BASE_BACKUP MAX_RATE). `bin_dir` is searched first for
+    PostgreSQL's programs. `s3_options` are further obstore S3 settings.
+    """
+
+    backup_dir: str | None = None
+    s3_bucket: str | None = None
+    backup_type: BackupType = BackupType.FULL
+    compression: bool = True
+    encryption: bool = True
+    retention_days: int = 30
+    full_backup_interval: str = "daily"
+    incremental_interval: str = "hourly"
+    cluster: str = "main"
+    repository_url: str | None = None
+    passphrase: str | None = field(default=None, repr=False)
+    passphrase_file: str | None = None
+    s3_region: str | None = None
+    s3_endpoint: str | None = None
+    s3_access_key_id: str | None = field(default=None, repr=False)
+    s3_secret_access_key: str | None = field(default=None, repr=False)
+    s3_options: Mapping[str, str] = field(default_factory=dict)
+    compression_level: int = 3
+    max_rate: int | None = None
+    fast_checkpoint: bool = True
+    bin_dir: str | None = None
+    scratch_dir: str | None = None
+    scratch_user: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _CLUSTER_NAME.match(self.cluster):
+            raise PreconditionError(
+                "not a usable cluster name",
+                hint="use lower-case letters, digits, '-', '_' and '.', at most 63, such as 'main'",
+                cluster=self.cluster,
+            )
+        if not 1 <= self.compression_level <= 19:
+            raise PreconditionError(
+                "the compression level is out of range",
+                hint="choose 1 (fast) to 19 (small); 3 is the default",
+                compression_level=self.compression_level,
+            )
+        if self.max_rate is not None and not 32 <= self.max_rate <= 1048576:
+            raise PreconditionError(
+                "the maximum rate is out of range",
+                hint="give kilobytes a second from 32 to 1048576",
+                max_rate=self.max_rate,
+            )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
+        """Read `BACKUP_DIR`, `AWS_S3_BUCKET`, `BACKUP_PASSPHRASE`, … from `environ`.
+
+        `overrides` win over the environment where they are not None.
+        Raises PreconditionError for a value that cannot be read.
+        """
+        if environ is None:
+            import os
+
+            environ = os.environ
+        values: dict[str, Any] = {
+            "backup_dir": environ.get("BACKUP_DIR") or None,
+            "s3_bucket": environ.get("AWS_S3_BUCKET") or None,
+            "s3_region": environ.get("AWS_S3_REGION") or None,
+            "s3_endpoint": environ.get("AWS_ENDPOINT_URL") or None,
+            "s3_access_key_id": environ.get("AWS_ACCESS_KEY_ID") or None,
+            "s3_secret_access_key": environ.get("AWS_SECRET_ACCESS_KEY") or None,
+            "repository_url": environ.get("BACKUP_REPOSITORY_URL") or None,
+            "passphrase": environ.get("BACKUP_PASSPHRASE") or None,
+            "passphrase_file": environ.get("BACKUP_PASSPHRASE_FILE") or None,
+            "compression": _switch(environ, "BACKUP_COMPRESSION"),
+            "encryption": _switch(environ, "BACKUP_ENCRYPTION"),
+            "retention_days": _number(environ, "BACKUP_RETENTION_DAYS"),
+        }
+        values.update({key: value for key, value in overrides.items() if value is not None})
+        return cls(**{key: value for key, value in values.items() if value is not None})
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Build from a configuration file's table. Raises PreconditionError for an unknown key."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise PreconditionError(
+                "unknown setting in the configuration",
+                hint=f"known settings are {', '.join(sorted(known))}",
+                settings=", ".join(unknown),
+            )
+        rest = dict(values)
+        if "backup_type" in rest:
+            rest["backup_type"] = BackupType(rest["backup_type"])
+        return cls(**rest)
+
+
+def _switch(environ: Mapping[str, str], name: str) -> bool | None:
+    text = environ.get(name, "").strip().lower()
+    if not text:
+        return None
+    if text in _TRUE or text in _FALSE:
+        return text in _TRUE
+    raise PreconditionError("a switch is neither on nor off", hint=f"set {name} to true or false", value=text)
+
+
+def _number(environ: Mapping[str, str], name: str) -> int | None:
+    text = environ.get(name, "").strip()
+    if not text:
+        return None
+    if text.isdigit():
+        return int(text)
+    raise PreconditionError("a setting is not a number", hint=f"set {name} to a whole number", value=text)

@@ -1,0 +1,262 @@
+"""The manifest of a backup: its commit, and all a restore must know (docs/format.md, section 7)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pgproof.errors import DataError
+from pgproof.model.config import BackupType
+from pgproof.model.lsn import Lsn, WalSegment, segments_between
+from pgproof.model.report import BackupInfo, Finding, VerificationSummary
+
+FORMAT = 1
+_BACKUP_ID = re.compile(r"\d{8}T\d{6}Z-(?:full|differential|incremental)-[0-9a-f]{6}\Z")
+_MAP_HASH = re.compile(r"[0-9a-f]{64}\Z")
+
+
+def backup_id_for(started_at: datetime, backup_type: BackupType, nonce: str) -> str:
+    """Sorts by time and says what it is: `20261123T213000Z-full-3fa91c`."""
+    return f"{started_at:%Y%m%dT%H%M%SZ}-{backup_type}-{nonce}"
+
+
+def is_backup_id(text: str) -> bool:
+    return _BACKUP_ID.match(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class MapRef:
+    """A map segment of a backup: `first` is its first path, `pages` how many pages its runs cover."""
+
+    hash: str
+    first: bytes
+    files: int
+    bytes: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tablespace:
+    """A tablespace outside the data directory; `location` as the server printed it."""
+
+    oid: int
+    location: bytes
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalConfig:
+    """A configuration file outside the data directory; no content where it could not be read."""
+
+    setting: str
+    path: str
+    content: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    backup_id: str
+    cluster: str
+    type: BackupType
+    method: str
+    parent_id: str | None
+    started_at: datetime
+    finished_at: datetime
+    size_bytes: int
+    stored_bytes: int
+    files: int
+    start_lsn: Lsn
+    stop_lsn: Lsn
+    timeline: int
+    wal_segment_size: int
+    system_identifier: str
+    server_version: str
+    block_size: int
+    data_checksums: bool
+    change_detection: str
+    maps: tuple[MapRef, ...]
+    packs: dict[str, bytes]
+    tablespaces: tuple[Tablespace, ...] = ()
+    external_config: tuple[ExternalConfig, ...] = ()
+    settings: dict[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def status(self) -> str:
+        return "degraded" if any(finding.degrades for finding in self.findings) else "ok"
+
+    @property
+    def major_version(self) -> int:
+        return int(re.split(r"[^0-9]", self.server_version, maxsplit=1)[0])
+
+    @property
+    def wal_segments(self) -> list[WalSegment]:
+        return segments_between(self.timeline, self.start_lsn, self.stop_lsn, self.wal_segment_size)
+
+    def info(self, verified: VerificationSummary | None = None) -> BackupInfo:
+        return BackupInfo(
+            backup_id=self.backup_id,
+            cluster=self.cluster,
+            type=self.type,
+            method=self.method,
+            status=self.status,
+            parent_id=self.parent_id,
+            started_at=self.started_at,
+            finished_at=self.finished_at,
+            size_bytes=self.size_bytes,
+            stored_bytes=self.stored_bytes,
+            start_lsn=self.start_lsn,
+            stop_lsn=self.stop_lsn,
+            timeline=self.timeline,
+            server_version=self.server_version,
+            system_identifier=self.system_identifier,
+            change_detection=self.change_detection,
+            findings=self.findings,
+            verified=verified,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "backup_id": self.backup_id,
+            "cluster": self.cluster,
+            "type": str(self.type),
+            "method": self.method,
+            "parent_id": self.parent_id,
+            "started_at": self.started_at.isoformat(),
+            "finished_at": self.finished_at.isoformat(),
+            "status": self.status,
+            "findings": [finding.to_json() for finding in self.findings],
+            "size_bytes": self.size_bytes,
+            "stored_bytes": self.stored_bytes,
+            "files": self.files,
+            "start_lsn": str(self.start_lsn),
+            "stop_lsn": str(self.stop_lsn),
+            "timeline": self.timeline,
+            "wal_segment_size": self.wal_segment_size,
+            "system_identifier": self.system_identifier,
+            "server_version": self.server_version,
+            "block_size": self.block_size,
+            "data_checksums": self.data_checksums,
+            "change_detection": self.change_detection,
+            "maps": [
+                {"hash": m.hash, "first": _b64(m.first), "files": m.files, "bytes": m.bytes, "pages": m.pages}
+                for m in self.maps
+            ],
+            "packs": {owner: _b64(bitmap) for owner, bitmap in self.packs.items()},
+            "tablespaces": [
+                {"oid": t.oid, "location": _b64(t.location), "size_bytes": t.size_bytes}
+                for t in self.tablespaces
+            ],
+            "external_config": [
+                {
+                    "setting": c.setting,
+                    "path": c.path,
+                    "content": None if c.content is None else _b64(c.content),
+                }
+                for c in self.external_config
+            ],
+            "settings": self.settings,
+            "seconds": {phase: round(seconds, 3) for phase, seconds in self.seconds.items()},
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Manifest:
+        """Raises DataError for a manifest that no writer of this format would have made."""
+        if value.get("format") != FORMAT:
+            raise DataError("a manifest has a format this version does not know", format=value.get("format"))
+        try:
+            manifest = cls(
+                backup_id=_text(value["backup_id"]),
+                cluster=_text(value["cluster"]),
+                type=BackupType(value["type"]),
+                method=_text(value["method"]),
+                parent_id=None if value["parent_id"] is None else _text(value["parent_id"]),
+                started_at=datetime.fromisoformat(value["started_at"]),
+                finished_at=datetime.fromisoformat(value["finished_at"]),
+                size_bytes=_count(value["size_bytes"]),
+                stored_bytes=_count(value["stored_bytes"]),
+                files=_count(value["files"]),
+                start_lsn=Lsn.parse(value["start_lsn"]),
+                stop_lsn=Lsn.parse(value["stop_lsn"]),
+                timeline=_count(value["timeline"]),
+                wal_segment_size=_count(value["wal_segment_size"]),
+                system_identifier=_text(value["system_identifier"]),
+                server_version=_text(value["server_version"]),
+                block_size=_count(value["block_size"]),
+                data_checksums=bool(value["data_checksums"]),
+                change_detection=_text(value["change_detection"]),
+                maps=tuple(
+                    MapRef(
+                        m["hash"],
+                        _unb64(m["first"]),
+                        _count(m["files"]),
+                        _count(m["bytes"]),
+                        _count(m["pages"]),
+                    )
+                    for m in value["maps"]
+                ),
+                packs={_text(owner): _unb64(bitmap) for owner, bitmap in value["packs"].items()},
+                tablespaces=tuple(
+                    Tablespace(_count(t["oid"]), _unb64(t["location"]), _count(t["size_bytes"]))
+                    for t in value["tablespaces"]
+                ),
+                external_config=tuple(
+                    ExternalConfig(
+                        _text(c["setting"]),
+                        _text(c["path"]),
+                        None if c["content"] is None else _unb64(c["content"]),
+                    )
+                    for c in value["external_config"]
+                ),
+                settings={_text(k): _text(v) for k, v in value["settings"].items()},
+                findings=tuple(
+                    Finding(_text(f["kind"]), _text(f["message"]), bool(f["degrades"]))
+                    for f in value["findings"]
+                ),
+                seconds={_text(k): float(v) for k, v in value["seconds"].items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
+            raise DataError("a manifest does not hold what it should", reason=repr(error)) from error
+        _check(manifest)
+        return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    size = manifest.wal_segment_size
+    if (
+        not is_backup_id(manifest.backup_id)
+        or not all(is_backup_id(owner) for owner in manifest.packs)
+        or not all(_MAP_HASH.match(m.hash) for m in manifest.maps)
+        or manifest.block_size not in (1024, 2048, 4096, 8192, 16384, 32768)
+        or not 1 << 20 <= size <= 1 << 30
+        or size & (size - 1)
+        or manifest.stop_lsn < manifest.start_lsn
+        or not manifest.server_version[:1].isdigit()
+    ):
+        raise DataError("a manifest does not hold what it should", backup=manifest.backup_id)
+
+
+def _b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _unb64(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"not a text: {value!r}")
+    return value
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError(f"not a count: {value!r}")
+    return value

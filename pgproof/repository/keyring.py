@@ -1,0 +1,182 @@
+"""The master key and the slots that wrap it, so that a passphrase changes without rewriting data.
+
+docs/format.md, section 2. A slot's parameters come from an untrusted store: they are bounded before use.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import json
+import os
+import unicodedata
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from pgproof.errors import DataError
+
+PASSPHRASE, RECOVERY = "passphrase", "recovery"
+MASTER_KEY_LENGTH = 32
+_RECOVERY_PREFIX = "PGP1-"
+_RECOVERY_LENGTH = 20
+_DEFAULT_KDF = {"name": "argon2id", "memory_kib": 65536, "iterations": 3, "lanes": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class KeySlot:
+    """One way to open the repository: a passphrase or the printed recovery key."""
+
+    slot_id: str
+    kind: str
+    created_at: datetime
+
+    def to_json(self) -> dict[str, Any]:
+        return {"slot_id": self.slot_id, "kind": self.kind, "created_at": self.created_at.isoformat()}
+
+
+def new_recovery_key() -> str:
+    """160 random bits to print and keep offline, as `PGP1-` and four groups of eight letters and digits."""
+    text = base64.b32encode(os.urandom(_RECOVERY_LENGTH)).decode()
+    return _RECOVERY_PREFIX + "-".join(text[at : at + 8] for at in range(0, len(text), 8))
+
+
+def recovery_bytes(text: str) -> bytes | None:
+    """The bytes of a recovery key, or None if `text` is not shaped like one."""
+    compact = text.strip().upper().replace(" ", "").replace("-", "")
+    if not compact.startswith("PGP1") or len(compact) != 4 + 32:
+        return None
+    try:
+        return base64.b32decode(compact[4:])
+    except binascii.Error:
+        return None
+
+
+def make_slot(
+    repository_json: bytes, master: bytes, secret: str, kind: str, created_at: datetime
+) -> tuple[str, bytes]:
+    """Wrap the master key for `secret`; return the slot's id and the object's bytes."""
+    slot_id = os.urandom(4).hex()
+    salt = base64.b64encode(os.urandom(32)).decode()
+    kdf: dict[str, Any] = {"name": "hkdf-sha256"} if kind == RECOVERY else dict(_DEFAULT_KDF)
+    kdf["salt"] = salt
+    kek = _kek(secret, kind, kdf)
+    digest = _digest(repository_json)
+    context = _context(digest, slot_id, kind, kdf)
+    nonce = os.urandom(12)
+    slot = {
+        "format": 1,
+        "repository_id": json.loads(repository_json)["repository_id"],
+        "slot": slot_id,
+        "kind": kind,
+        "created_at": created_at.isoformat(),
+        "kdf": kdf,
+        "commit": _b64(_commitment(kek, digest, context)),
+        "nonce": _b64(nonce),
+        "wrapped": _b64(AESGCM(kek).encrypt(nonce, master, context)),
+    }
+    return slot_id, json.dumps(slot, indent=1, sort_keys=True).encode()
+
+
+def describe_slot(repository_json: bytes, data: bytes) -> KeySlot | None:
+    """What a slot says of itself; None if it belongs to another repository id."""
+    slot = _load(data)
+    if slot.get("repository_id") != json.loads(repository_json)["repository_id"]:
+        return None
+    try:
+        return KeySlot(str(slot["slot"]), str(slot["kind"]), datetime.fromisoformat(str(slot["created_at"])))
+    except (KeyError, ValueError) as error:
+        raise DataError("a key slot is damaged", reason=repr(error)) from error
+
+
+def open_slot(repository_json: bytes, data: bytes, secret: str) -> bytes | None:
+    """The master key, or None if `secret` does not open this slot. Raises DataError for a damaged slot."""
+    slot = _load(data)
+    try:
+        kind, kdf, slot_id = slot["kind"], slot["kdf"], slot["slot"]
+        if kind not in (PASSPHRASE, RECOVERY) or not isinstance(kdf, dict) or not isinstance(slot_id, str):
+            raise ValueError("unknown kind")
+        _check_bounds(kind, kdf)
+        commit, nonce, wrapped = (
+            base64.b64decode(slot[field], validate=True) for field in ("commit", "nonce", "wrapped")
+        )
+        if (len(commit), len(nonce), len(wrapped)) != (32, 12, MASTER_KEY_LENGTH + 16):
+            raise ValueError("wrong lengths")
+    except (KeyError, TypeError, ValueError, binascii.Error) as error:
+        raise DataError("a key slot is damaged", reason=str(error)) from error
+    if kind == RECOVERY and recovery_bytes(secret) is None:
+        return None
+    kek = _kek(secret, kind, kdf)
+    digest = _digest(repository_json)
+    context = _context(digest, slot_id, kind, kdf)
+    if not hmac.compare_digest(commit, _commitment(kek, digest, context)):
+        return None
+    try:
+        return AESGCM(kek).decrypt(nonce, wrapped, context)
+    except InvalidTag as error:
+        raise DataError("a key slot is damaged", slot=slot_id) from error
+
+
+def _check_bounds(kind: str, kdf: dict[str, Any]) -> None:
+    salt = base64.b64decode(kdf["salt"], validate=True)
+    expected = "argon2id" if kind == PASSPHRASE else "hkdf-sha256"
+    if kdf["name"] != expected or not 16 <= len(salt) <= 64:
+        raise ValueError("key derivation out of bounds")
+    if kind == PASSPHRASE and not (
+        19456 <= int(kdf["memory_kib"]) <= 1 << 20
+        and 1 <= int(kdf["iterations"]) <= 10
+        and 1 <= int(kdf["lanes"]) <= 8
+    ):
+        raise ValueError("key derivation out of bounds")
+
+
+def _kek(secret: str, kind: str, kdf: dict[str, Any]) -> bytes:
+    salt = base64.b64decode(kdf["salt"])
+    if kind == RECOVERY:
+        key = recovery_bytes(secret)
+        if key is None:
+            raise ValueError("not a recovery key")
+        return HKDF(SHA256(), length=32, salt=salt, info=b"pgproof/1 recovery").derive(key)
+    return Argon2id(
+        salt=salt,
+        length=32,
+        iterations=int(kdf["iterations"]),
+        lanes=int(kdf["lanes"]),
+        memory_cost=int(kdf["memory_kib"]),
+    ).derive(unicodedata.normalize("NFC", secret).encode())
+
+
+def _commitment(kek: bytes, digest: bytes, context: bytes) -> bytes:
+    return HKDF(SHA256(), length=32, salt=digest, info=b"commit" + context).derive(kek)
+
+
+def _context(digest: bytes, slot_id: str, kind: str, kdf: dict[str, Any]) -> bytes:
+    parameters = json.dumps(kdf, separators=(",", ":"), sort_keys=True)
+    return b"pgproof/1 slot" + digest + f"{slot_id}{kind}{parameters}".encode()
+
+
+def _digest(repository_json: bytes) -> bytes:
+    from hashlib import sha256
+
+    return sha256(repository_json).digest()
+
+
+def _load(data: bytes) -> dict[str, Any]:
+    try:
+        slot = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError("a key slot is damaged", reason=str(error)) from error
+    if not isinstance(slot, dict) or slot.get("format") != 1:
+        raise DataError("a key slot is damaged or of a newer format")
+    return slot
+
+
+def _b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

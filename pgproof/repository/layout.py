@@ -1,0 +1,55 @@
+"""The names of all objects, in one place (docs/format.md, section 1)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pgproof.model.lsn import WalSegment
+
+REPOSITORY = "repository.json"
+KEYS = "keys/"
+CLUSTERS = "clusters/"
+
+
+def key_slot(slot: str) -> str:
+    return f"{KEYS}{slot}"
+
+
+class ClusterLayout:
+    """The names below `clusters/<name>/`."""
+
+    def __init__(self, cluster: str) -> None:
+        self.root = f"{CLUSTERS}{cluster}/"
+        self.cluster = f"{self.root}cluster"
+        self.backups = f"{self.root}backups/"
+        self.packs = f"{self.root}packs/"
+        # A map's context is its key without the hash, so all maps of a cluster share one.
+        self.maps = f"{self.root}maps"
+        self.wal = f"{self.root}wal/"
+
+    def intent(self, backup_id: str) -> str:
+        return f"{self.backups}{backup_id}/intent"
+
+    def manifest(self, backup_id: str) -> str:
+        return f"{self.backups}{backup_id}/manifest"
+
+    def verified(self, backup_id: str, at: datetime) -> str:
+        return f"{self.verifications(backup_id)}{at:%Y%m%dT%H%M%S%fZ}"
+
+    def verifications(self, backup_id: str) -> str:
+        return f"{self.backups}{backup_id}/verified/"
+
+    def packs_of(self, backup_id: str) -> str:
+        return f"{self.packs}{backup_id}/"
+
+    def pack_context(self, backup_id: str, number: int) -> str:
+        return f"{self.packs_of(backup_id)}{number:08d}"
+
+    def map(self, name: str) -> str:
+        return f"{self.maps}/{name}"
+
+    def segment(self, segment: WalSegment) -> str:
+        return f"{self.wal}{segment.timeline:08X}/{segment.name}"
+
+    def leases(self, purpose: str) -> str:
+        return f"{self.root}leases/{purpose}/"

@@ -1,0 +1,194 @@
+"""Leases keep runs out of each other's way (docs/format.md, section 8). Safety never depends on them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pgproof.errors import ConflictError, DataError, EngineError, TransientError
+from pgproof.repository.bucket import ObjectInfo
+from pgproof.repository.repository import Repository
+from pgproof.repository.sealing import Kind
+
+TTL_SECONDS = 120
+BEAT_SECONDS = 30
+
+
+@dataclass
+class Lease:
+    """A held lease. `check` raises ConflictError once somebody else has taken over."""
+
+    repository: Repository
+    prefix: str
+    epoch: int
+    lost: str = ""
+
+    def check(self) -> None:
+        if self.lost:
+            raise ConflictError(
+                "another run has taken over from this one",
+                hint="this process was silent too long (suspended, or the store unreachable); run it again",
+                reason=self.lost,
+            )
+
+
+@contextlib.contextmanager
+def hold_lease(repository: Repository, purpose: str) -> Iterator[Lease]:
+    """Hold `leases/<purpose>` while the block runs, with a sign of life twice a minute.
+
+    Raises ConflictError if another run holds it and is not proven dead.
+    """
+    prefix = repository.layout.leases(purpose)
+    epoch = _acquire(repository, prefix, purpose)
+    lease = Lease(repository, prefix, epoch)
+    done = threading.Event()
+    heart = threading.Thread(target=_beat, args=(lease, done), name="pgproof-lease", daemon=True)
+    heart.start()
+    try:
+        yield lease
+    finally:
+        done.set()
+        heart.join()
+        # Beats first: the epoch itself is what says that somebody is here.
+        mine = [i.key for i in repository.bucket.list(prefix) if _epoch_of(i.key, prefix) == epoch]
+        for key in sorted(mine, key=len, reverse=True):
+            repository.bucket.delete(key)
+
+
+def _acquire(repository: Repository, prefix: str, purpose: str) -> int:
+    bucket = repository.bucket
+    present = _by_epoch(list(bucket.list(prefix)), prefix)
+    last = max(present, default=0)
+    if last:
+        _refuse_if_alive(repository, prefix, purpose, present[last], last)
+    epoch = last + 1
+    key = f"{prefix}{epoch:010d}"
+    repository.create_json(Kind.LEASE, key, {"format": 1, **identity(), "nonce": secrets.token_hex(8)})
+    # Whoever listed before an older lease was taken over could create an epoch that is gone already.
+    now = _by_epoch(list(bucket.list(prefix)), prefix)
+    if max(now) > epoch:
+        bucket.delete(key)
+        raise ConflictError(
+            f"another {purpose} began at the same moment", hint="wait for it to end, then run this again"
+        )
+    for old in present.values():
+        for info in old:
+            bucket.delete(info.key)
+    return epoch
+
+
+def _refuse_if_alive(
+    repository: Repository, prefix: str, purpose: str, objects: list[ObjectInfo], epoch: int
+) -> None:
+    try:
+        holder = repository.read_json(Kind.LEASE, f"{prefix}{epoch:010d}")
+    except DataError:
+        holder = {}  # released while we looked, or damaged: then its age decides
+    if _proven_dead(holder):
+        return
+    newest = max(info.modified for info in objects)
+    age = (_store_now(repository, prefix) - newest.timestamp()) if objects else 0.0
+    if age > TTL_SECONDS:
+        return
+    raise ConflictError(
+        f"another {purpose} of this cluster is running",
+        hint=f"wait for it; if it is dead, it counts as gone {TTL_SECONDS} s after its last sign of life",
+        host=holder.get("host"),
+        pid=holder.get("pid"),
+        last_sign_of_life=f"{max(age, 0):.0f} s ago",
+    )
+
+
+def _store_now(repository: Repository, prefix: str) -> float:
+    """The store's clock, read off an object made for it."""
+    key = f"{prefix}clock-{secrets.token_hex(8)}"
+    repository.bucket.create(key, b"")
+    try:
+        info = repository.bucket.head(key)
+    finally:
+        repository.bucket.delete(key)
+    if info is None:
+        raise TransientError("the store lost an object that was just made", key=key)
+    return info.modified.timestamp()
+
+
+def _beat(lease: Lease, done: threading.Event) -> None:
+    bucket, number, previous = lease.repository.bucket, 0, ""
+    while not done.wait(BEAT_SECONDS):
+        number += 1
+        key = f"{lease.prefix}{lease.epoch:010d}.{number:010d}"
+        try:
+            bucket.create(key, b"")
+            epochs = _by_epoch(list(bucket.list(lease.prefix)), lease.prefix)
+            if max(epochs) > lease.epoch:
+                lease.lost = f"epoch {max(epochs)} was created"
+                return
+            if previous:
+                bucket.delete(previous)
+            previous = key
+        except EngineError:
+            # A store that does not answer is the main thread's business; without signs of life the
+            # lease ends by itself, and the next beat may get through.
+            continue
+
+
+def identity() -> dict[str, Any]:
+    """Who we are, so that a successor on the same host can tell that we are gone."""
+    return {
+        "host": socket.gethostname(),
+        "boot_id": _read("/proc/sys/kernel/random/boot_id"),
+        "pid_namespace": _link("/proc/self/ns/pid"),
+        "pid": os.getpid(),
+        "process_start": _process_start(os.getpid()),
+        "ttl_seconds": TTL_SECONDS,
+    }
+
+
+def _proven_dead(holder: dict[str, Any]) -> bool:
+    me = identity()
+    if not me["boot_id"] or any(me[k] != holder.get(k) for k in ("host", "boot_id", "pid_namespace")):
+        return False
+    pid = holder.get("pid")
+    return isinstance(pid, int) and _process_start(pid) != holder.get("process_start")
+
+
+def _process_start(pid: int) -> str:
+    """When a process began, in clock ticks since boot; empty if there is none or it is a zombie."""
+    text = _read(f"/proc/{pid}/stat")
+    fields = text.rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else ""
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _link(path: str) -> str:
+    try:
+        return str(Path(path).readlink())
+    except OSError:
+        return ""
+
+
+def _by_epoch(objects: list[ObjectInfo], prefix: str) -> dict[int, list[ObjectInfo]]:
+    found: dict[int, list[ObjectInfo]] = {}
+    for info in objects:
+        epoch = _epoch_of(info.key, prefix)
+        if epoch:
+            found.setdefault(epoch, []).append(info)
+    return found
+
+
+def _epoch_of(key: str, prefix: str) -> int:
+    text = key.removeprefix(prefix).partition(".")[0]
+    return int(text) if text.isdigit() else 0

@@ -1,0 +1,204 @@
+"""A bucket in a local directory that keeps its promises after a power cut.
+
+An object is written to a temporary file, fsynced, linked to its name (link refuses an existing
+name, which makes the create conditional), and its folder is fsynced. Files are 0600, folders 0700.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pgproof.errors import ConflictError, DataError, PreconditionError, TransientError
+from pgproof.repository.bucket import ObjectInfo
+
+_STAGING = ".staging-"
+
+
+class LocalBucket:
+    """Objects as files below `root`, which must exist (only `init` makes it)."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @property
+    def location(self) -> str:
+        return str(self._root)
+
+    def read(self, key: str) -> bytes:
+        try:
+            return self._path(key).read_bytes()
+        except OSError as error:
+            raise self._translated(error, key) from error
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        try:
+            fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                data = os.pread(fd, length, start)
+                while len(data) < length and (more := os.pread(fd, length - len(data), start + len(data))):
+                    data += more
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise self._translated(error, key) from error
+        if len(data) < length:
+            raise DataError(
+                "an object is shorter than expected", key=key, wanted=start + length, size=start + len(data)
+            )
+        return data
+
+    def create(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        staged = path.parent / f"{_STAGING}{secrets.token_hex(8)}"
+        try:
+            self._stage(staged, data)
+            try:
+                os.link(staged, path)
+            finally:
+                staged.unlink(missing_ok=True)
+            fsync_folder(path.parent)
+        except FileExistsError as error:
+            # The winner may not have got as far as its fsync yet.
+            fsync_folder(path.parent)
+            raise ConflictError("an object of this name exists", key=key) from error
+        except OSError as error:
+            raise self._translated(error, key) from error
+
+    def _stage(self, staged: Path, data: bytes) -> None:
+        for attempt in range(10):
+            self._make_folders(staged.parent)
+            try:
+                _write_durably(staged, data)
+                return
+            except FileNotFoundError:
+                # Somebody removed the folder because it had become empty: make it again.
+                if attempt == 9:
+                    raise
+            except OSError:
+                staged.unlink(missing_ok=True)
+                raise
+
+    def head(self, key: str) -> ObjectInfo | None:
+        try:
+            status = self._path(key).stat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._translated(error, key) from error
+        return ObjectInfo(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        folder = self._path(prefix.rstrip("/")) if prefix else self._root
+        try:
+            yield from self._walk(folder, prefix)
+        except OSError as error:
+            raise self._translated(error, prefix) from error
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        try:
+            path.unlink()
+            fsync_folder(path.parent)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._translated(error, key) from error
+        self._remove_empty_folders(path.parent)
+
+    def _path(self, key: str) -> Path:
+        parts = key.split("/")
+        if not all(part and not part.startswith(".") and "\0" not in part for part in parts):
+            raise DataError("not a key of this repository", key=key)
+        return self._root.joinpath(*parts)
+
+    def _walk(self, folder: Path, prefix: str) -> Iterator[ObjectInfo]:
+        try:
+            entries = list(os.scandir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            if folder == self._root:
+                raise
+            return
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._walk(Path(entry.path), f"{prefix}{entry.name}/")
+            else:
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:
+                    continue  # deleted since the folder was read
+                modified = datetime.fromtimestamp(status.st_mtime, UTC)
+                yield ObjectInfo(f"{prefix}{entry.name}", status.st_size, modified)
+
+    def _make_folders(self, folder: Path) -> None:
+        if not self._root.is_dir():
+            # An unmounted disk must not get a fresh repository under its mount point.
+            raise FileNotFoundError(errno.ENOENT, "the repository's directory is missing", str(self._root))
+        missing = []
+        while not folder.is_dir():
+            missing.append(folder)
+            folder = folder.parent
+        for new in reversed(missing):
+            new.mkdir(mode=0o700, exist_ok=True)
+            fsync_folder(new.parent)
+
+    def _remove_empty_folders(self, folder: Path) -> None:
+        while folder != self._root:
+            try:
+                folder.rmdir()
+            except OSError:
+                return  # not empty, or somebody was faster
+            folder = folder.parent
+
+    def _translated(
+        self, error: OSError, key: str
+    ) -> ConflictError | DataError | PreconditionError | TransientError:
+        if error.errno == errno.ENOENT and not self._root.is_dir():
+            return PreconditionError(
+                "the repository's directory is missing",
+                hint="mount or create it; for a new repository run `pgproof init`",
+                directory=self._root,
+            )
+        if error.errno == errno.ENOENT:
+            return DataError("an object is missing", key=key)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return PreconditionError(
+                "the repository's disk is full",
+                hint="free space or move the repository to a larger disk; nothing was half stored",
+                directory=self._root,
+            )
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return PreconditionError(
+                "no permission in the repository's directory",
+                hint=f"make it belong to the user who runs this (chown -R … {self._root}; chmod 700)",
+                key=key,
+                reason=error.strerror,
+            )
+        return TransientError(
+            "the repository's disk did not answer as it should", key=key, reason=error.strerror
+        )
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def fsync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,54 @@
+"""From configuration to a bucket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pgproof.errors import PreconditionError
+from pgproof.model.config import BackupConfig
+from pgproof.repository.bucket import Bucket
+from pgproof.repository.local import LocalBucket
+
+
+def open_bucket(config: BackupConfig) -> Bucket:
+    """The bucket that holds the repository. Raises PreconditionError where none is configured.
+
+    `repository_url` wins over `backup_dir`, which wins over `s3_bucket`. The mirror of a directory to a
+    bucket is not this module's business.
+    """
+    if config.repository_url:
+        return _by_url(config, config.repository_url)
+    if config.backup_dir:
+        return LocalBucket(Path(config.backup_dir).absolute())
+    if config.s3_bucket:
+        return _s3(config, config.s3_bucket, None)
+    raise PreconditionError(
+        "no repository is configured",
+        hint="set BACKUP_DIR to a directory or AWS_S3_BUCKET to a bucket (or give --repository)",
+    )
+
+
+def _by_url(config: BackupConfig, url: str) -> Bucket:
+    parts = urlsplit(url)
+    if parts.scheme == "s3":
+        return _s3(config, parts.netloc, parts.path.strip("/") or None)
+    if parts.scheme in ("", "file"):
+        return LocalBucket(Path(parts.path).absolute())
+    from pgproof.repository.object_store import url_bucket
+
+    return url_bucket(url)
+
+
+def _s3(config: BackupConfig, bucket: str, prefix: str | None) -> Bucket:
+    from pgproof.repository.object_store import s3_bucket
+
+    return s3_bucket(
+        bucket,
+        prefix=prefix,
+        region=config.s3_region,
+        endpoint=config.s3_endpoint,
+        access_key_id=config.s3_access_key_id,
+        secret_access_key=config.s3_secret_access_key,
+        options=config.s3_options,
+    )

@@ -1,0 +1,218 @@
+"""Packs: many sealed frames and their index in one object (docs/format.md, section 5)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from pgproof.errors import DataError
+from pgproof.repository.compression import Codec, compress, decompress, zstd_frame
+from pgproof.repository.sealing import HEADER_LENGTH, TAG_LENGTH, Buffer, Hashes, Kind, RepositoryKey, Seal
+
+FRAME_SIZE = 512 << 10
+DIGEST_LENGTH = 32
+PAGE_TAG_LENGTH = 8
+TRAILER_LENGTH = 16
+MAX_FRAME = 4 << 20
+MAX_FRAMES = 1 << 20
+MAX_OBJECT = 2 << 30
+MAX_INDEX = 64 << 20
+_INDEX_COUNTER = (1 << 64) - 1
+_HAS_TAGS = 1
+_FRAME = struct.Struct("<BI")
+_INDEX_HEAD = struct.Struct("<IIII")
+_INDEX_AAD = struct.Struct("<IQ")
+_TRAILER = struct.Struct("<IIQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A piece of content that is hashed and compressed, but not sealed into a pack yet."""
+
+    codec: Codec
+    body: Buffer
+    plain_length: int
+    digests: bytes
+    hash: bytes
+
+    @property
+    def pages(self) -> int:
+        return len(self.digests) // DIGEST_LENGTH
+
+
+def make_frame(hashes: Hashes, page_size: int, level: int | None, data: Buffer) -> Frame:
+    """Hash and compress; the costly part of a backup, safe to run in several threads."""
+    digests = hashes.page_digests(data, page_size)
+    codec, body = compress(data, level)
+    return Frame(codec, body, len(data), digests, hashes.frame_hash(digests))
+
+
+class PackBuilder:
+    """Collects sealed frames; `finish` returns the object's bytes."""
+
+    def __init__(self, key: RepositoryKey, kind: Kind, context: str, page_size: int, *, tags: bool) -> None:
+        header, self._seal = key.new_seal(kind, context)
+        self._page_size = page_size
+        self._tags = tags
+        self._parts: list[bytes] = [header]
+        self._frames: list[tuple[int, int, int, bytes]] = []
+        self._page_tags: list[bytes] = []
+        self.size = len(header)
+        self.pages = 0
+
+    def add(self, frame: Frame) -> int:
+        """Seal a frame into the pack; return the pack page number of its first page."""
+        aad = b"frame" + _FRAME.pack(frame.codec, frame.plain_length)
+        sealed = self._seal.seal(len(self._frames), aad, frame.body)
+        self._parts.append(sealed)
+        self._frames.append((len(sealed), frame.plain_length, frame.codec, frame.hash))
+        if self._tags:
+            digests = np.frombuffer(frame.digests, np.uint8).reshape(-1, DIGEST_LENGTH)
+            self._page_tags.append(digests[:, :PAGE_TAG_LENGTH].tobytes())
+        first = self.pages
+        self.pages += frame.pages
+        self.size += len(sealed)
+        return first
+
+    @property
+    def frame_hashes(self) -> list[bytes]:
+        return [entry[3] for entry in self._frames]
+
+    def finish(self) -> bytes:
+        lengths = np.array([(f[0], f[1]) for f in self._frames], "<u4").reshape(-1, 2)
+        codecs = np.array([f[2] for f in self._frames], "u1")
+        head = _INDEX_HEAD.pack(
+            len(self._frames), self._page_size, self.pages, _HAS_TAGS if self._tags else 0
+        )
+        hashes = b"".join(f[3] for f in self._frames)
+        index = b"".join(
+            [
+                head,
+                lengths[:, 0].tobytes(),
+                lengths[:, 1].tobytes(),
+                codecs.tobytes(),
+                hashes,
+                *self._page_tags,
+            ]
+        )
+        aad = b"index" + _INDEX_AAD.pack(len(index), self.size)
+        sealed = self._seal.seal(_INDEX_COUNTER, aad, zstd_frame(index))
+        total = self.size + len(sealed) + TRAILER_LENGTH
+        return b"".join([*self._parts, sealed, _TRAILER.pack(len(sealed), len(index), total)])
+
+
+@dataclass(frozen=True)
+class PackIndex:
+    """Where a pack's frames are and what they hold; columns, one row per frame."""
+
+    page_size: int
+    page_count: int
+    sealed_lengths: npt.NDArray[np.uint32]
+    plain_lengths: npt.NDArray[np.uint32]
+    codecs: npt.NDArray[np.uint8]
+    hashes: bytes
+    tags: npt.NDArray[np.uint64] | None
+
+    @cached_property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """The place of each frame in the object, and of the index behind them."""
+        return np.concatenate([[0], np.cumsum(self.sealed_lengths, dtype=np.int64)]) + HEADER_LENGTH
+
+    @cached_property
+    def first_pages(self) -> npt.NDArray[np.int64]:
+        """The pack page number of each frame's first page, and the number of all pages."""
+        pages = -(-self.plain_lengths.astype(np.int64) // self.page_size)
+        return np.concatenate([[0], np.cumsum(pages)])
+
+    @property
+    def plain_size(self) -> int:
+        return int(self.plain_lengths.sum(dtype=np.int64))
+
+    def hash_of(self, frame: int) -> bytes:
+        return self.hashes[frame * DIGEST_LENGTH : (frame + 1) * DIGEST_LENGTH]
+
+
+class PackReader:
+    """Opens a pack's frames. `read(start, length)` brings bytes of the object; errors name `key`."""
+
+    def __init__(
+        self, key: RepositoryKey, kind: Kind, context: str, size: int, read: Callable[[int, int], bytes]
+    ) -> None:
+        self._context = context
+        self._read = read
+        try:
+            if not HEADER_LENGTH + TRAILER_LENGTH <= size <= MAX_OBJECT:
+                raise DataError("an object is cut short", size=size)
+            self._seal, self.index = self._open(key, kind, size)
+        except DataError as error:
+            raise self._named(error) from error
+
+    def _open(self, key: RepositoryKey, kind: Kind, size: int) -> tuple[Seal, PackIndex]:
+        tail_length = min(size, 64 << 10)
+        tail = self._read(size - tail_length, tail_length)
+        index_sealed, index_plain, total = _TRAILER.unpack(tail[-TRAILER_LENGTH:])
+        index_at = size - TRAILER_LENGTH - index_sealed
+        if total != size or index_at < HEADER_LENGTH or index_plain > MAX_INDEX:
+            raise DataError("an object is cut short or damaged", size=size)
+        header = self._read(0, HEADER_LENGTH) if size > tail_length else tail[:HEADER_LENGTH]
+        seal = key.open_seal(header, kind, self._context)
+        if index_sealed + TRAILER_LENGTH <= tail_length:
+            sealed = tail[-TRAILER_LENGTH - index_sealed : -TRAILER_LENGTH]
+        else:
+            sealed = self._read(index_at, index_sealed)
+        body = seal.open(_INDEX_COUNTER, b"index" + _INDEX_AAD.pack(index_plain, index_at), sealed)
+        index = _parse_index(decompress(Codec.ZSTD, body, index_plain))
+        if int(index.offsets[-1]) != index_at:
+            raise DataError("an object's index does not fit its frames")
+        return seal, index
+
+    def read_frames(self, first: int, count: int) -> bytes:
+        """The sealed bytes of `count` frames from `first`, for `open_frame`."""
+        start, end = int(self.index.offsets[first]), int(self.index.offsets[first + count])
+        return self._read(start, end - start)
+
+    def open_frame(self, frame: int, sealed: Buffer, hashes: Hashes) -> bytes:
+        """Open, decompress and check one frame. Raises DataError naming the object and the frame."""
+        index = self.index
+        codec, plain_length = int(index.codecs[frame]), int(index.plain_lengths[frame])
+        try:
+            body = self._seal.open(frame, b"frame" + _FRAME.pack(codec, plain_length), sealed)
+            plain = decompress(codec, body, plain_length)
+            if hashes.frame_hash(hashes.page_digests(plain, index.page_size)) != index.hash_of(frame):
+                raise DataError("content does not have the hash it was stored with")
+        except DataError as error:
+            raise self._named(error, frame=frame) from error
+        return plain
+
+    def frame(self, number: int, hashes: Hashes) -> bytes:
+        return self.open_frame(number, self.read_frames(number, 1), hashes)
+
+    def _named(self, error: DataError, **more: int) -> DataError:
+        return DataError(error.message, hint=error.hint, **{"key": self._context, **error.context, **more})
+
+
+def _parse_index(data: bytes) -> PackIndex:
+    if len(data) < _INDEX_HEAD.size:
+        raise DataError("a pack's index is cut short")
+    frames, page_size, pages, flags = _INDEX_HEAD.unpack_from(data)
+    tags_length = pages * PAGE_TAG_LENGTH if flags & _HAS_TAGS else 0
+    expected = _INDEX_HEAD.size + frames * (4 + 4 + 1 + DIGEST_LENGTH) + tags_length
+    if flags & ~_HAS_TAGS or frames > MAX_FRAMES or len(data) != expected or not 512 <= page_size <= 1 << 16:
+        raise DataError("a pack's index is not well formed")
+    at = _INDEX_HEAD.size
+    sealed = np.frombuffer(data, "<u4", frames, at)
+    plain = np.frombuffer(data, "<u4", frames, at + 4 * frames)
+    codecs = np.frombuffer(data, "u1", frames, at + 8 * frames)
+    hashes = data[at + 9 * frames : at + (9 + DIGEST_LENGTH) * frames]
+    tags = np.frombuffer(data, "<u8", pages, expected - tags_length) if flags & _HAS_TAGS else None
+    if frames and (int(plain.max()) > MAX_FRAME or int(plain.min()) < 1 or int(sealed.min()) < TAG_LENGTH):
+        raise DataError("a pack's index is not well formed")
+    index = PackIndex(page_size, pages, sealed, plain, codecs, hashes, tags)
+    if int(index.first_pages[-1]) != pages:
+        raise DataError("a pack's index is not well formed")
+    return index

@@ -1,0 +1,171 @@
+"""An opened repository of one cluster: names, seals and the settling of conflicts.
+
+Rule: an object only names objects that are already stored, and nothing is overwritten. So writers store
+packs, WAL and maps first and the manifest last; deletion goes the other way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pgproof.errors import ConflictError, DataError
+from pgproof.model.filemap import Segment, decode_segment
+from pgproof.model.lsn import WalSegment
+from pgproof.model.manifest import Manifest, MapRef
+from pgproof.repository.blobs import decode_blob, decode_json, encode_blob, encode_json
+from pgproof.repository.bucket import Bucket, ObjectInfo
+from pgproof.repository.layout import ClusterLayout
+from pgproof.repository.packs import PackBuilder, PackReader
+from pgproof.repository.sealing import Kind, RepositoryKey, object_name
+
+
+class Repository:
+    """Reads and writes the objects of one cluster. Methods raise the bucket's errors, and DataError
+    for anything stored that is not what it should be."""
+
+    def __init__(self, bucket: Bucket, key: RepositoryKey, cluster: str) -> None:
+        self.bucket = bucket
+        self.key = key
+        self.cluster = cluster
+        self.layout = ClusterLayout(cluster)
+        self.hashes = key.hashes(cluster)
+
+    # JSON in blobs
+
+    def create_json(self, kind: Kind, key: str, value: dict[str, Any]) -> None:
+        """Store; success if the same is there already, ConflictError if something else is."""
+        payload = encode_json(value)
+        try:
+            self.bucket.create(key, encode_blob(self.key, kind, key, payload))
+        except ConflictError:
+            # Either an earlier try won although its answer was lost, or somebody else was first.
+            if decode_blob(self.key, kind, key, self.bucket.read(key)) != payload:
+                raise
+
+    def read_json(self, kind: Kind, key: str) -> dict[str, Any]:
+        return decode_json(decode_blob(self.key, kind, key, self.bucket.read(key)), key)
+
+    # manifests and maps
+
+    def commit(self, manifest: Manifest) -> None:
+        """Make the backup exist. ConflictError if a collector has given it up."""
+        self.create_json(Kind.MANIFEST, self.layout.manifest(manifest.backup_id), manifest.to_json())
+
+    def read_manifest(self, backup_id: str) -> Manifest | None:
+        """The manifest, or None if a collector has given the run up."""
+        key = self.layout.manifest(backup_id)
+        value = self.read_json(Kind.MANIFEST, key)
+        if value.get("abandoned") is True:
+            return None
+        manifest = Manifest.from_json(value)
+        if manifest.backup_id != backup_id or manifest.cluster != self.cluster:
+            raise DataError("a manifest describes another backup", key=key)
+        return manifest
+
+    def create_map(self, payload: bytes) -> tuple[str, int]:
+        """Store a segment of a map unless it is there; return its name and the bytes stored now."""
+        name = self.hashes.name_of(payload)
+        key = self.layout.map(name)
+        data = encode_blob(self.key, Kind.MAP, self.layout.maps, payload)
+        try:
+            self.bucket.create(key, data)
+        except ConflictError:
+            if self.read_map(name) != payload:
+                raise
+            return name, 0
+        return name, len(data)
+
+    def read_map(self, name: str) -> bytes:
+        key = self.layout.map(name)
+        try:
+            payload = decode_blob(self.key, Kind.MAP, self.layout.maps, self.bucket.read(key))
+            if self.hashes.name_of(payload) != name:
+                raise DataError("a map is not the one its name promises")
+        except DataError as error:
+            raise DataError(error.message, hint=error.hint, **{**error.context, "key": key}) from error
+        return payload
+
+    def segments(self, manifest: Manifest) -> Iterator[Segment]:
+        """The map of a backup, a segment at a time."""
+        for ref in manifest.maps:
+            yield self.segment(ref, manifest.block_size)
+
+    def segment(self, ref: MapRef, block_size: int) -> Segment:
+        try:
+            return decode_segment(self.read_map(ref.hash), block_size)
+        except DataError as error:
+            raise DataError(
+                error.message, hint=error.hint, **{"key": self.layout.map(ref.hash), **error.context}
+            ) from error
+
+    # packs
+
+    def create_pack(self, context: str, data: bytes) -> str:
+        """Store a finished pack under its context and hash; return its key."""
+        key = f"{context}-{object_name(data)}"
+        try:
+            self.bucket.create(key, data)
+        except ConflictError:
+            if self.bucket.read(key) != data:
+                raise DataError("a pack is damaged", key=key) from None
+        return key
+
+    def pack_objects(self, backup_id: str) -> dict[int, ObjectInfo]:
+        """The packs a backup has stored, by number."""
+        found: dict[int, ObjectInfo] = {}
+        prefix = self.layout.packs_of(backup_id)
+        for info in self.bucket.list(prefix):
+            number, dash, name = info.key.removeprefix(prefix).partition("-")
+            if not dash or not number.isdigit() or len(number) != 8 or len(name) != 64:
+                raise DataError("an object has a name that no pack has", key=info.key)
+            if int(number) in found:
+                raise DataError("two packs have the same number", key=info.key)
+            found[int(number)] = info
+        return found
+
+    def open_pack(self, info: ObjectInfo) -> PackReader:
+        context, _dash, _name = info.key.rpartition("-")
+        return PackReader(
+            self.key,
+            Kind.PACK,
+            context,
+            info.size,
+            lambda start, length: self.bucket.read_range(info.key, start, length),
+        )
+
+    # WAL
+
+    def create_wal(self, segment: WalSegment, builder: PackBuilder) -> int:
+        """Store a segment; return the bytes stored now, 0 if the same segment was there.
+
+        Raises ConflictError if a different segment is stored under this name: two servers write the
+        same timeline, or a repository is shared by mistake. Then nothing may be acknowledged.
+        """
+        key = self.layout.segment(segment)
+        data = builder.finish()
+        try:
+            self.bucket.create(key, data)
+        except ConflictError as error:
+            stored = self.open_wal(segment).index
+            if stored.hashes != b"".join(builder.frame_hashes):
+                raise ConflictError(
+                    "a different WAL segment is stored under this name",
+                    hint="two servers write the same timeline: give each its own --cluster name",
+                    key=key,
+                ) from error
+            return 0
+        return len(data)
+
+    def open_wal(self, segment: WalSegment) -> PackReader:
+        key = self.layout.segment(segment)
+        info = self.bucket.head(key)
+        if info is None:
+            raise DataError("a WAL segment is missing", key=key)
+        return PackReader(
+            self.key,
+            Kind.WAL,
+            key,
+            info.size,
+            lambda start, length: self.bucket.read_range(key, start, length),
+        )

@@ -1,0 +1,107 @@
+"""Frames into packs: hashed and compressed in several threads, sealed in order, stored in the background.
+
+Memory is bounded: at most `_IN_FLIGHT` frames and two packs are held, whatever the cluster's size.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Self
+
+from pgproof.model.job import Job
+from pgproof.repository.packs import Frame, PackBuilder, make_frame
+from pgproof.repository.repository import Repository
+from pgproof.repository.sealing import Kind
+
+PACK_SIZE = 16 << 20
+_IN_FLIGHT = 12
+_UPLOADS = 2
+
+# Called with the number of the pack and of the first pack page once a frame has its place.
+Placed = Callable[[int, int], None]
+
+
+@dataclass(slots=True)
+class StoredPacks:
+    """What a run has stored: the bytes of each of its packs, by number."""
+
+    sizes: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.sizes.values())
+
+
+class PackWriter:
+    """Stores the frames of one backup in packs `0, 1, 2, …`; use as a context manager.
+
+    `put` may block until an earlier frame or pack is done, and raises what went wrong with it.
+    """
+
+    def __init__(
+        self, repository: Repository, backup_id: str, page_size: int, level: int | None, job: Job
+    ) -> None:
+        self._repository = repository
+        self._backup_id = backup_id
+        self._page_size = page_size
+        self._level = level
+        self._job = job
+        self._frames: deque[tuple[Future[Frame], Placed]] = deque()
+        self._uploads: deque[Future[None]] = deque()
+        self._number = 0
+        self._builder: PackBuilder | None = None
+        self._workers = ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="pgproof-frame")
+        self._uploader = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="pgproof-store")
+        self.stored = StoredPacks()
+
+    def put(self, data: bytes | bytearray | memoryview, placed: Placed) -> None:
+        """Take one frame; it must not be changed afterwards."""
+        hashes, size, level = self._repository.hashes, self._page_size, self._level
+        self._frames.append((self._workers.submit(make_frame, hashes, size, level, data), placed))
+        while len(self._frames) > _IN_FLIGHT or (self._frames and self._frames[0][0].done()):
+            self._place()
+
+    def finish(self) -> StoredPacks:
+        """Wait until everything is durable."""
+        while self._frames:
+            self._place()
+        self._close_pack()
+        while self._uploads:
+            self._uploads.popleft().result()
+        return self.stored
+
+    def _place(self) -> None:
+        self._job.checkpoint()
+        future, placed = self._frames.popleft()
+        frame = future.result()
+        if self._builder is None:
+            context = self._repository.layout.pack_context(self._backup_id, self._number)
+            self._builder = PackBuilder(self._repository.key, Kind.PACK, context, self._page_size, tags=True)
+        placed(self._number, self._builder.add(frame))
+        if self._builder.size >= PACK_SIZE:
+            self._close_pack()
+
+    def _close_pack(self) -> None:
+        if self._builder is None:
+            return
+        number, builder = self._number, self._builder
+        self._number, self._builder = number + 1, None
+        while len(self._uploads) >= _UPLOADS or (self._uploads and self._uploads[0].done()):
+            self._uploads.popleft().result()
+        self._uploads.append(self._uploader.submit(self._store, number, builder))
+
+    def _store(self, number: int, builder: PackBuilder) -> None:
+        data = builder.finish()
+        self._repository.create_pack(self._repository.layout.pack_context(self._backup_id, number), data)
+        self.stored.sizes[number] = len(data)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for pool in (self._workers, self._uploader):
+            pool.shutdown(wait=True, cancel_futures=True)
