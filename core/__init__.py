@@ -1,1 +1,1 @@
-
+"""The import names that users were promised; the engine is `pgproof`."""

@@ -129,13 +129,26 @@ class PostgresConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class UserCheck:
+    """A question a restored database must answer with yes.
+
+    `sql` runs in `database`; it passes if it returns rows and the first column of each is true.
+    """
+
+    name: str
+    database: str
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
 class BackupConfig:
     """Where backups go and how they are made.
 
     `backup_dir`, `s3_bucket` or `repository_url` names the repository (`repository_url` wins).
     `compression_level` is zstd's, 1 to 19. `max_rate` limits the server's sending, in kilobytes
     a second (32 to 1048576, PostgreSQL's BASE_BACKUP MAX_RATE). `bin_dir` is searched first for
-    PostgreSQL's programs. `s3_options` are further obstore S3 settings.
+    PostgreSQL's programs; `scratch_dir` and `scratch_user` are where and as whom scratch servers run, and
+    `checks` what a full verification asks them. `s3_options` are further obstore S3 settings.
     """
 
     backup_dir: str | None = None
@@ -161,6 +174,7 @@ class BackupConfig:
     bin_dir: str | None = None
     scratch_dir: str | None = None
     scratch_user: str | None = None
+    checks: tuple[UserCheck, ...] = ()
 
     def __post_init__(self) -> None:
         if not _CLUSTER_NAME.match(self.cluster):
@@ -224,7 +238,20 @@ class BackupConfig:
         rest = dict(values)
         if "backup_type" in rest:
             rest["backup_type"] = BackupType(rest["backup_type"])
+        if "checks" in rest:
+            rest["checks"] = tuple(_user_check(check) for check in rest["checks"])
         return cls(**rest)
+
+
+def _user_check(value: Any) -> UserCheck:
+    if isinstance(value, UserCheck):
+        return value
+    try:
+        return UserCheck(**{key: str(text) for key, text in value.items()})
+    except (AttributeError, TypeError) as error:
+        raise PreconditionError(
+            "a check of the configuration is not complete", hint="give each check a name, a database and sql"
+        ) from error
 
 
 def _switch(environ: Mapping[str, str], name: str) -> bool | None:

@@ -61,6 +61,13 @@ class BackupInfo:
     pinned_until: datetime | None = None
 
     @property
+    def proven(self) -> bool:
+        """Whether it was really restored and started, and nothing worse was found since."""
+        return (
+            self.verified is not None and self.verified.ok and self.verified.level.includes(VerifyLevel.START)
+        )
+
+    @property
     def size_mb(self) -> float:
         return self.size_bytes / 1e6
 

@@ -38,8 +38,8 @@ _POLL = 0.05
 _STOP_SECONDS = 120.0
 _LOG_LIMIT = 1 << 20
 _MAX_TABLESPACES = 20
-# PostgreSQL's socket path is limited to 107 bytes, of which the file name takes 15.
-_SOCKET_DIR_LIMIT = 80
+# PostgreSQL's socket path is limited to 107 bytes; our directory's and the socket's name take 31.
+_TEMPORARY_DIR_LIMIT = 76
 _PARKED = "postgresql.auto.conf.parked"
 _MISSING_TABLESPACE = re.compile(r'FATAL:  directory "(/.*)" does not exist\n.*(?:\n.*)?Tablespace/CREATE')
 _REDO_DONE = re.compile(r"redo done at ([0-9A-F]+/[0-9A-F]+)")
@@ -131,20 +131,23 @@ class ScratchServer:
             options=self._options(),
         )
 
-    def connect(self, dbname: str = "postgres") -> psycopg.Connection:
-        """Connect as the superuser, in autocommit. Raises PreconditionError or DataError if that fails."""
+    def connect(self, dbname: str | None = None) -> psycopg.Connection:
+        """Connect as the superuser, in autocommit, to `postgres` (or `template1`) unless `dbname` is given.
+
+        Raises PreconditionError where this machine lacks what the database needs, else DataError.
+        """
         try:
-            return self._open(dbname)
+            return self._open(dbname or self.maintenance_db)
         except psycopg.OperationalError as error:
             raise explain(str(error)) or DataError(
-                "cannot connect to a restored database", hint=last_lines_of(str(error)), database=dbname
+                "cannot connect to a restored database", hint=last_lines_of(str(error)), database=dbname or ""
             ) from error
 
     def databases(self) -> list[str]:
         """The names of all databases that allow connections."""
         # -2 marks a database whose DROP DATABASE was interrupted.
         query = "SELECT datname FROM pg_database WHERE datallowconn AND datconnlimit <> -2 ORDER BY datname"
-        with self.connect(self.maintenance_db) as connection:
+        with self.connect() as connection:
             return [str(row[0]) for row in connection.execute(query)]
 
     def execute(self, program: str, *arguments: str | Path, timeout: float | None) -> Finished:
@@ -226,7 +229,7 @@ class ScratchServer:
         )
 
     def _learn_end_of_recovery(self, control: ControlFile) -> Lsn:
-        with self.connect(self.maintenance_db) as connection:
+        with self.connect() as connection:
             row = connection.execute("SELECT pg_walfile_name(pg_current_wal_insert_lsn())").fetchone()
             assert row is not None
             timeline = int(row[0][:8], 16)
@@ -267,8 +270,9 @@ def scratch_server(
 
     `control` is the pg_control of these files; `tablespaces` are the directories outside `data_dir` that it
     may use. `recovery` replays WAL first. `settings` may not loosen the isolation; `fsync` is off unless
-    given. postgresql.auto.conf is out of the way meanwhile and is put back with `keep_auto_conf`. Tablespaces
-    that the WAL creates are kept in `new_tablespaces_dir`, or else discarded.
+    given. postgresql.auto.conf is out of the way meanwhile; `keep_auto_conf` puts it back, for a cluster that
+    is handed over. Tablespaces that the WAL creates are kept in `new_tablespaces_dir`, or else discarded with
+    the server, or refused if the cluster is handed over.
 
     Raises PreconditionError where this machine cannot check these files or recovery target, TransientError
     when WAL could not be fetched or `timeout` seconds have passed, DataError when the server gives up on the
@@ -302,7 +306,7 @@ def scratch_server(
             signal_file.touch(mode=0o600)
             give_to(user, signal_file)
             stack.callback(signal_file.unlink, missing_ok=True)
-        places = _NewTablespaces(data_dir, user, new_tablespaces_dir)
+        places = _NewTablespaces(data_dir, user, new_tablespaces_dir, may_discard=not keep_auto_conf)
         stack.callback(places.discard)
         launcher = _Launcher(
             sandbox=sandbox,
@@ -435,7 +439,9 @@ def _start(
                 raise _reason(text) from None
         except _UnknownSuperuser:
             process.stop(_STOP_SECONDS)
-            server.superuser = _ask_for_superuser(launcher)
+            refused, server.superuser = server.superuser, _ask_for_superuser(launcher)
+            if server.superuser == refused:
+                raise failed_server(server.log_tail()) from None
         except BaseException:
             process.stop(1)
             raise
@@ -502,17 +508,26 @@ class _NewTablespaces:
     They live on disk and not in the sandbox's memory, because the server is started anew for each of them.
     """
 
-    def __init__(self, data_dir: Path, user: OsUser | None, keep_in: Path | None) -> None:
+    def __init__(
+        self, data_dir: Path, user: OsUser | None, keep_in: Path | None, *, may_discard: bool
+    ) -> None:
         self.made: dict[str, Path] = {}
         self._data_dir = data_dir
         self._user = user
         self._keep_in = keep_in
+        self._may_discard = may_discard
         self._root: Path | None = None
 
     def add(self, location: str) -> bool:
         """Make a directory for `location`; False if there is one already, or there are too many."""
         if location in self.made or len(self.made) >= _MAX_TABLESPACES:
             return False
+        if self._keep_in is None and not self._may_discard:
+            raise PreconditionError(
+                "the WAL creates a tablespace that has no directory in this restore",
+                hint="map the tablespace's location to a directory, or choose a target before it was created",
+                location=location,
+            )
         if self._root is None:
             if self._keep_in is not None:
                 self._keep_in.mkdir(mode=0o700, exist_ok=True)
@@ -587,7 +602,7 @@ def _in_use(data_dir: Path) -> ConflictError:
 def _private_dir(user: OsUser | None) -> Iterator[Path]:
     """A directory for socket, configuration and log that only the server's user and root can enter."""
     parent = Path(tempfile.gettempdir())
-    if len(os.fsencode(parent)) > _SOCKET_DIR_LIMIT or not can_reach(user, parent):
+    if len(os.fsencode(parent)) > _TEMPORARY_DIR_LIMIT or not can_reach(user, parent):
         parent = Path("/tmp")
     with tempfile.TemporaryDirectory(prefix="pgproof-", dir=parent) as name:
         give_to(user, Path(name))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from pgproof.errors import DataError, PreconditionError
 from pgproof.model.config import BackupType, VerifyLevel
+from pgproof.model.lsn import Lsn
 from pgproof.model.manifest import Manifest, is_backup_id
-from pgproof.model.report import BackupInfo, VerificationReport, VerificationSummary
+from pgproof.model.report import BackupInfo, Finding, VerificationReport, VerificationSummary
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
 
@@ -30,10 +32,17 @@ def list_backups(repository: Repository, backup_type: BackupType | None = None) 
     wanted = [b for b in committed if backup_type is None or f"-{backup_type}-" in b]
 
     def describe(backup_id: str) -> BackupInfo | None:
-        manifest = repository.read_manifest(backup_id)
+        try:
+            manifest = repository.read_manifest(backup_id)
+        except DataError as error:
+            return _damaged(repository, backup_id, error)
         if manifest is None:
             return None
-        return manifest.info(_summary(repository, verifications.get(backup_id, [])))
+        try:
+            return manifest.info(_summary(repository, verifications.get(backup_id, [])))
+        except DataError as error:
+            finding = Finding("damaged-object", str(error).partition("\n")[0])
+            return replace(manifest.info(), findings=(*manifest.findings, finding))
 
     # The time is spent waiting for an object store, so a few requests travel together.
     with ThreadPoolExecutor(8, thread_name_prefix="pgproof-list") as pool:
@@ -44,28 +53,25 @@ def list_backups(repository: Repository, backup_type: BackupType | None = None) 
 def find_backup(repository: Repository, wanted: str) -> Manifest:
     """The manifest of a backup by its id, a unique beginning of it, or `latest`.
 
-    Raises PreconditionError for an id that does not exist or is not unique.
+    Raises PreconditionError for an id that does not exist or is not unique, DataError if it is damaged.
     """
-    if is_backup_id(wanted) and repository.bucket.head(repository.layout.manifest(wanted)) is not None:
-        ids = [wanted]
-    else:
-        committed = sorted(_committed_ids(repository))
-        ids = committed[-1:] if wanted == "latest" else [b for b in committed if b.startswith(wanted)]
-    while ids:
-        manifest = repository.read_manifest(ids[-1]) if wanted == "latest" or len(ids) == 1 else None
-        if manifest is not None:
-            return manifest
-        if wanted != "latest":
-            break
-        committed.remove(ids[-1])
-        ids = committed[-1:]
-    if len(ids) > 1:
+    ids = sorted(_committed_ids(repository))
+    matches = (
+        ids[::-1]
+        if wanted == "latest"
+        else [b for b in ids if b == wanted or (wanted and b.startswith(wanted))]
+    )
+    if wanted != "latest" and wanted not in matches and len(matches) > 1:
         raise PreconditionError(
             "this begins the id of several backups",
             hint="give more of the id",
             wanted=wanted,
-            matches=len(ids),
+            matches=", ".join(matches[:3]),
         )
+    for backup_id in [wanted] if wanted in matches else matches:
+        manifest = repository.read_manifest(backup_id)
+        if manifest is not None:
+            return manifest
     raise PreconditionError(
         "there is no backup yet" if wanted == "latest" else "there is no such backup",
         hint="take one with `pgproof create`" if wanted == "latest" else "`pgproof list` shows them all",
@@ -84,6 +90,31 @@ def _committed_ids(repository: Repository) -> list[str]:
     prefix = repository.layout.backups
     parts = (info.key.removeprefix(prefix).split("/") for info in repository.bucket.list(prefix))
     return [part[0] for part in parts if part[1:] == ["manifest"] and is_backup_id(part[0])]
+
+
+def _damaged(repository: Repository, backup_id: str, error: DataError) -> BackupInfo:
+    """A backup whose manifest cannot be read is shown, with what its id tells, and never counts as good."""
+    started, kind, _nonce = backup_id.split("-")
+    at = datetime.strptime(started, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    return BackupInfo(
+        backup_id=backup_id,
+        cluster=repository.cluster,
+        type=BackupType(kind),
+        method="unknown",
+        status="damaged",
+        parent_id=None,
+        started_at=at,
+        finished_at=at,
+        size_bytes=0,
+        stored_bytes=0,
+        start_lsn=Lsn(0),
+        stop_lsn=Lsn(0),
+        timeline=0,
+        server_version="",
+        system_identifier="",
+        change_detection="unknown",
+        findings=(Finding("damaged-object", str(error).partition("\n")[0], True),),
+    )
 
 
 def _summary(repository: Repository, keys: list[str]) -> VerificationSummary | None:

@@ -26,6 +26,9 @@ from pgproof.errors import (
 )
 from pgproof.repository.bucket import ObjectInfo
 
+# obstore raises Python's own error for a missing object, beside the one it documents.
+_MISSING = (NotFoundError, FileNotFoundError)
+_ERRORS = (BaseError, FileNotFoundError)
 # Long enough for a store to restart, short enough that a run ends while somebody still looks.
 _RETRY = {"max_retries": 8, "retry_timeout": timedelta(minutes=2)}
 _TIMEOUT = {"timeout": timedelta(minutes=5), "connect_timeout": timedelta(seconds=10)}
@@ -45,7 +48,7 @@ class ObjectStoreBucket:
     def read(self, key: str) -> bytes:
         try:
             return bytes(obstore.get(self._store, key).bytes())
-        except BaseError as error:
+        except _ERRORS as error:
             raise self._translated(error, key) from error
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
@@ -53,8 +56,12 @@ class ObjectStoreBucket:
             return b""
         try:
             data = bytes(obstore.get_range(self._store, key, start=start, length=length))
-        except BaseError as error:
-            raise self._translated(error, key) from error
+        except _ERRORS as error:
+            # A range that begins behind the end is refused in as many words as there are stores.
+            info = self.head(key)
+            if info is None or info.size >= start + length:
+                raise self._translated(error, key) from error
+            data = b""
         if len(data) != length:
             raise DataError("an object is shorter than expected", key=key, wanted=start + length)
         return data
@@ -64,17 +71,17 @@ class ObjectStoreBucket:
             obstore.put(self._store, key, data, mode="create", use_multipart=False)
         except AlreadyExistsError as error:
             raise ConflictError("an object of this name exists", key=key) from error
-        except BaseError as error:
+        except _ERRORS as error:
             raise self._translated(error, key) from error
 
     def head(self, key: str) -> ObjectInfo | None:
         try:
             found = obstore.head(self._store, key)
-        except NotFoundError as error:
+        except _MISSING as error:
             if _no_bucket(error):
                 raise self._translated(error, key) from error
             return None
-        except BaseError as error:
+        except _ERRORS as error:
             raise self._translated(error, key) from error
         return ObjectInfo(key, found["size"], found["last_modified"])
 
@@ -83,19 +90,19 @@ class ObjectStoreBucket:
             for chunk in obstore.list(self._store, prefix or None, chunk_size=1000):
                 for found in chunk:
                     yield ObjectInfo(found["path"], found["size"], found["last_modified"])
-        except BaseError as error:
+        except _ERRORS as error:
             raise self._translated(error, prefix) from error
 
     def delete(self, key: str) -> None:
         try:
             obstore.delete(self._store, key)
-        except NotFoundError:
+        except _MISSING:
             return
-        except BaseError as error:
+        except _ERRORS as error:
             raise self._translated(error, key) from error
 
-    def _translated(self, error: BaseError, key: str) -> EngineError:
-        if isinstance(error, NotFoundError) and not _no_bucket(error):
+    def _translated(self, error: Exception, key: str) -> EngineError:
+        if isinstance(error, _MISSING) and not _no_bucket(error):
             return DataError("an object is missing", key=key)
         if _no_bucket(error):
             return PreconditionError(
@@ -124,7 +131,7 @@ class ObjectStoreBucket:
         )
 
 
-def _no_bucket(error: BaseError) -> bool:
+def _no_bucket(error: Exception) -> bool:
     return "NoSuchBucket" in str(error)
 
 
@@ -182,7 +189,7 @@ def url_bucket(url: str) -> ObjectStoreBucket:
     """Any other store that obstore opens by URL (`gs://…`, `az://…`)."""
     try:
         store = from_url(url, retry_config=_RETRY, client_options=_TIMEOUT)  # type: ignore[call-overload]
-    except (BaseError, ValueError) as error:
+    except (*_ERRORS, ValueError) as error:
         raise PreconditionError(
             "not a repository address",
             hint="use a directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix",

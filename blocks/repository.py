@@ -1,0 +1,210 @@
+"""The form for the repository that backups go to. It opens no connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect.blocks.core import Block
+from prefect_aws import AwsCredentials, MinIOCredentials
+from pydantic import Field, SecretStr
+
+from pgproof.errors import PreconditionError
+from pgproof.model.config import BackupConfig
+
+
+class BackupRepository(Block):
+    """
+    Where the backups of one cluster go, and how they are made.
+
+    Give a directory, a bucket or a URL; the URL wins. Credentials are used as configuration
+    only: keys, session token, region and endpoint are read from them. Without credentials the
+    worker's own environment or role is used.
+
+    Attributes:
+        cluster: Name of the cluster inside the repository.
+        directory: Directory of the repository on the worker.
+        bucket: Name of an S3 bucket.
+        url: URL of any object store.
+        credentials: Keys, region and endpoint for the bucket.
+        region: Region of the bucket.
+        endpoint_url: Endpoint of an S3-compatible store.
+        encryption: Whether the repository is encrypted.
+        passphrase: Passphrase that opens the repository.
+        passphrase_file: File on the worker that holds the passphrase.
+        compression: Whether frames are compressed.
+        compression_level: Level of zstd.
+        retention_days: How long backups are kept.
+        max_rate: Limit for the server's sending.
+        fast_checkpoint: Whether the server starts the backup with an immediate checkpoint.
+        bin_dir: Directory of PostgreSQL's programs.
+        scratch_dir: Directory for scratch restores.
+        scratch_user: OS user that scratch servers run as.
+
+    Example:
+        Load a stored repository and hand it to the engine:
+        ```python
+        from blocks import BackupRepository
+
+        repository = BackupRepository.load("BLOCK_NAME")
+        config = repository.config()
+        ```
+    """
+
+    _block_type_name = "Backup Repository"
+    _block_type_slug = "backup-repository"
+    _logo_url = "https://www.postgresql.org/media/img/about/press/elephant.png"  # type: ignore[assignment]
+    _documentation_url = "https://www.postgresql.org/docs/current/backup.html"  # type: ignore[assignment]
+
+    cluster: str = Field(
+        default="main",
+        pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$",
+        description="Name of the cluster inside the repository.",
+    )
+    directory: str | None = Field(
+        default=None, description="Directory of the repository, as the worker sees it."
+    )
+    bucket: str | None = Field(default=None, description="Name of an S3 bucket.")
+    url: str | None = Field(
+        default=None,
+        title="URL",
+        description="URL of any object store, such as s3://bucket/prefix; wins over directory and bucket.",
+    )
+    # MinIOCredentials first: every field of AwsCredentials is optional, so it would fit any document.
+    credentials: MinIOCredentials | AwsCredentials | None = Field(
+        default=None, description="Keys, region and endpoint for the bucket; empty for the worker's own."
+    )
+    region: str | None = Field(
+        default=None, description="Region of the bucket; wins over the one in the credentials."
+    )
+    endpoint_url: str | None = Field(
+        default=None,
+        title="Endpoint URL",
+        description="Endpoint of an S3-compatible store; wins over the one in the credentials.",
+    )
+    encryption: bool = Field(default=True, description="Whether the repository is encrypted.")
+    passphrase: SecretStr | None = Field(
+        default=None,
+        description="Passphrase of the repository. Keep a copy outside Prefect: recovery must not need it.",
+    )
+    passphrase_file: str | None = Field(
+        default=None, description="File on the worker that holds the passphrase, instead of a stored one."
+    )
+    compression: bool = Field(default=True, description="Whether frames are compressed with zstd.")
+    compression_level: int = Field(
+        default=3, ge=1, le=19, description="Level of zstd, from 1 (fast) to 19 (small)."
+    )
+    retention_days: int = Field(default=30, ge=0, description="For how many days backups are kept.")
+    max_rate: int | None = Field(
+        default=None,
+        ge=32,
+        le=1048576,
+        description="Limit for the server's sending, in kilobytes a second.",
+    )
+    fast_checkpoint: bool = Field(
+        default=True, description="Start with an immediate checkpoint instead of a spread one."
+    )
+    bin_dir: str | None = Field(
+        default=None,
+        title="PostgreSQL programs",
+        description="Directory on the worker that is searched first for PostgreSQL's programs.",
+    )
+    scratch_dir: str | None = Field(
+        default=None, description="Directory on the worker in which verifications restore."
+    )
+    scratch_user: str | None = Field(
+        default=None, description="OS user that scratch servers run as when the worker is root."
+    )
+
+    def config(self) -> BackupConfig:
+        """The engine's value for this repository.
+
+        Raises PreconditionError when the credentials hold something that the engine cannot honour.
+        """
+        return BackupConfig(
+            cluster=self.cluster,
+            backup_dir=self.directory or None,
+            s3_bucket=self.bucket or None,
+            repository_url=self.url or None,
+            encryption=self.encryption,
+            passphrase=self.passphrase.get_secret_value() if self.passphrase else None,
+            passphrase_file=self.passphrase_file or None,
+            compression=self.compression,
+            compression_level=self.compression_level,
+            retention_days=self.retention_days,
+            max_rate=self.max_rate,
+            fast_checkpoint=self.fast_checkpoint,
+            bin_dir=self.bin_dir or None,
+            scratch_dir=self.scratch_dir or None,
+            scratch_user=self.scratch_user or None,
+            **self._store(),
+        )
+
+    @classmethod
+    def from_config(
+        cls, config: BackupConfig, credentials: AwsCredentials | MinIOCredentials | None = None
+    ) -> BackupRepository:
+        """The form that says the same as `config`; the keys lie in `credentials`."""
+        return cls.model_validate(
+            {
+                "cluster": config.cluster,
+                "directory": config.backup_dir,
+                "bucket": config.s3_bucket,
+                "url": config.repository_url,
+                "credentials": credentials,
+                "region": config.s3_region,
+                "endpoint_url": config.s3_endpoint,
+                "encryption": config.encryption,
+                "passphrase": config.passphrase,
+                "passphrase_file": config.passphrase_file,
+                "compression": config.compression,
+                "compression_level": config.compression_level,
+                "retention_days": config.retention_days,
+                "max_rate": config.max_rate,
+                "fast_checkpoint": config.fast_checkpoint,
+                "bin_dir": config.bin_dir,
+                "scratch_dir": config.scratch_dir,
+                "scratch_user": config.scratch_user,
+            }
+        )
+
+    def _store(self) -> dict[str, Any]:
+        from_credentials = _settings_of(self.credentials) if self.credentials else {}
+        own = {"s3_region": self.region or None, "s3_endpoint": self.endpoint_url or None}
+        return {**from_credentials, **{key: value for key, value in own.items() if value}}
+
+
+def _settings_of(credentials: AwsCredentials | MinIOCredentials) -> dict[str, Any]:
+    parameters = credentials.aws_client_parameters
+    options: dict[str, str] = {}
+    key_id: str | None
+    secret: SecretStr | None
+    match credentials:
+        case MinIOCredentials():
+            key_id, secret = credentials.minio_root_user, credentials.minio_root_password
+        case AwsCredentials():
+            key_id, secret = credentials.aws_access_key_id, credentials.aws_secret_access_key
+            if credentials.profile_name or credentials.assume_role_arn:
+                raise _unusable(
+                    "profile_name or assume_role_arn", "set AWS_PROFILE or the role on the worker"
+                )
+            if credentials.aws_session_token:
+                options["aws_session_token"] = credentials.aws_session_token
+    if parameters.verify is False or parameters.verify_cert_path:
+        raise _unusable("verify or verify_cert_path", "set SSL_CERT_FILE in the worker's environment")
+    style = ((parameters.config or {}).get("s3") or {}).get("addressing_style")
+    if style in ("path", "virtual"):
+        options["aws_virtual_hosted_style_request"] = str(style == "virtual").lower()
+    return {
+        "s3_access_key_id": key_id,
+        "s3_secret_access_key": secret.get_secret_value() if secret else None,
+        "s3_region": credentials.region_name,
+        "s3_endpoint": parameters.endpoint_url,
+        "s3_options": options,
+    }
+
+
+def _unusable(setting: str, instead: str) -> PreconditionError:
+    return PreconditionError(
+        "a setting of the credentials block is not used by the repository",
+        hint=f"clear {setting} in the credentials block and {instead}",
+    )

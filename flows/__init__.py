@@ -1,0 +1,1 @@
+"""When, and again: one file for each intention of an operator."""

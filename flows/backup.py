@@ -1,0 +1,93 @@
+"""Take a backup of one cluster, and prove it if asked to."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from prefect import flow, runtime, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+from prefect.tasks import exponential_backoff
+
+from flows.support.engine import run_engine, worth_retrying
+from flows.support.lateness import reason_to_skip
+from flows.support.publishing import publish_event, publish_report
+from flows.support.reports import backup_report, human_size
+from flows.support.settings import backup_manager
+from flows.verify import verify_and_report
+from pgproof.model.config import BackupType
+from pgproof.model.report import BackupInfo
+
+
+def _run_name() -> str:
+    parameters = runtime.flow_run.parameters
+    started = runtime.flow_run.scheduled_start_time or datetime.now(UTC)
+    return f"{parameters['repository'] or 'environment'}-{parameters['type']}-{started:%Y-%m-%d}"
+
+
+@task(
+    task_run_name="{type}-backup",
+    retries=3,
+    retry_delay_seconds=exponential_backoff(backoff_factor=10),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=worth_retrying,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def take_backup(server: str, repository: str, type: str) -> BackupInfo:
+    """Call the engine; what a broken attempt has stored, the next one finds and does not send again."""
+    manager = backup_manager(server, repository)
+    return run_engine(lambda progress: manager.create_backup(BackupType(type), progress=progress))
+
+
+@flow(name="backup", flow_run_name=_run_name, result_serializer="json", validate_parameters=True)
+def backup(
+    server: str = "main",
+    repository: str = "main",
+    type: Literal["full", "differential", "incremental"] = "full",
+    verify: Literal["none", "objects", "frames", "start", "full"] = "none",
+    max_lateness_hours: float = 12,
+) -> dict[str, Any] | State[Any]:
+    """Take a backup of one PostgreSQL cluster.
+
+    Args:
+        server: Name of the PostgreSQL Server block; empty for the worker's PG* environment.
+        repository: Name of the Backup Repository block; empty for the worker's BACKUP_* environment.
+        type: What to store: everything, or what changed since the last full or the last backup.
+        verify: How far to verify the new backup at once; "start" and "full" really restore it.
+        max_lateness_hours: Skip a scheduled run that starts later than this; 0 never skips for age.
+
+    Returns:
+        The backup's JSON description, or a state named Skipped or VerificationFailed.
+    """
+    if reason := reason_to_skip(max_lateness_hours):
+        return Completed(name="Skipped", message=f"no backup was taken: {reason}")
+    info = take_backup(server, repository, type)
+    publish_report(
+        "backup",
+        info.cluster,
+        backup_report(info),
+        f"{info.type} backup {info.backup_id}, {human_size(info.size_bytes)}, {info.status}",
+    )
+    publish_event(
+        "pgproof.backup.completed",
+        info.cluster,
+        {
+            "backup_id": info.backup_id,
+            "type": str(info.type),
+            "status": info.status,
+            "size_bytes": info.size_bytes,
+            "stored_bytes": info.stored_bytes,
+        },
+    )
+    if verify != "none":
+        outcome = verify_and_report(server, repository, info.backup_id, verify)
+        if isinstance(outcome, State):
+            return outcome
+    return info.to_json()
+
+
+if __name__ == "__main__":
+    backup()

@@ -1,0 +1,1 @@
+"""What the flows share: settings, retries, progress, reports. Nothing here knows PostgreSQL."""

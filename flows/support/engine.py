@@ -1,0 +1,36 @@
+"""How a task calls the engine: to its end, with progress in the UI, and again only when that may help."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from prefect import Task
+from prefect.client.schemas.objects import State, TaskRun
+
+from flows.support.logs import engine_lines_in_this_run
+from flows.support.progress import ProgressRing
+from pgproof.errors import TransientError
+from pgproof.model.report import ProgressCallback
+
+T = TypeVar("T")
+
+
+def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether the same call may succeed if it is made again."""
+    return isinstance(state.result(raise_on_failure=False), TransientError)
+
+
+def run_engine(call: Callable[[ProgressCallback], Coroutine[Any, Any, T]]) -> T:
+    """Run one of the front doors' calls to its end and show its progress.
+
+    Cancelling a run raises Prefect's TerminationSignal in the main thread. So flows and tasks are
+    plain functions, and the event loop below runs in the main thread with nothing in it but this
+    call: the signal interrupts the idle loop, `asyncio.run` cancels the call, and the engine has
+    stopped and cleaned up before the signal goes on to Prefect. Two other ways lose it: a task
+    that was submitted to a thread gets no exception at all, and in the loop of an async flow the
+    signal may be raised inside an unrelated callback, which the loop logs and drops.
+    """
+    with engine_lines_in_this_run(), ProgressRing() as ring:
+        return asyncio.run(call(ring.report))

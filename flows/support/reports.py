@@ -1,0 +1,133 @@
+"""Reports for people, in Markdown. Pure: values in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from pgproof.model.report import BackupInfo, Check, VerificationReport
+
+_MARKS = {True: "✅ passed", False: "❌ failed", None: "➖ not checked here"}
+
+
+def backup_report(info: BackupInfo) -> str:
+    """The figures of one backup and what was found while it was taken."""
+    parts = [
+        f"# Backup `{info.backup_id}`",
+        _table(
+            ("", ""),
+            [
+                ("Cluster", info.cluster),
+                ("Type", f"{info.type} ({info.method})"),
+                ("Status", "✅ ok" if info.status == "ok" else f"⚠️ {info.status}"),
+                ("Started", human_time(info.started_at)),
+                ("Duration", human_duration(info.seconds)),
+                ("Size", human_size(info.size_bytes)),
+                ("Stored", human_size(info.stored_bytes)),
+                ("Ratio", human_ratio(info.size_bytes, info.stored_bytes)),
+                ("Rate", human_rate(info.size_bytes, info.seconds)),
+                ("WAL", f"{info.start_lsn} to {info.stop_lsn}, timeline {info.timeline}"),
+                ("Server", f"PostgreSQL {info.server_version}, system {info.system_identifier}"),
+                ("Based on", info.parent_id or "nothing"),
+                ("Changes found by", info.change_detection),
+            ],
+        ),
+    ]
+    if info.findings:
+        rows = [
+            (finding.kind, finding.message, "yes" if finding.degrades else "no") for finding in info.findings
+        ]
+        parts += ["## Findings", _table(("Kind", "What", "Degrades the backup"), rows)]
+    else:
+        parts.append("No findings.")
+    return "\n\n".join(parts) + "\n"
+
+
+def verification_report(report: VerificationReport) -> str:
+    """What was proven about a backup, step by step."""
+    parts = [
+        f"# Verification of `{report.backup_id}`",
+        f"**{verdict(report)}**",
+        _table(
+            ("", ""),
+            [
+                ("Level", str(report.level)),
+                ("Started", human_time(report.started_at)),
+                ("Duration", human_duration(report.seconds)),
+                ("Read", human_size(report.bytes_read)),
+                ("Rate", human_rate(report.bytes_read, report.seconds)),
+                ("Sandbox", report.sandbox or "no server was started"),
+            ],
+        ),
+    ]
+    if report.damage:
+        parts += ["## Damage", "\n".join(f"- {_inline(damage)}" for damage in report.damage)]
+    if report.checks:
+        rows = [_step(check) for check in report.checks]
+        parts += ["## Steps", _table(("Step", "Result", "Duration", "Detail"), rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def verdict(report: VerificationReport) -> str:
+    """One sentence: proven, only checked, or failed."""
+    if not report.ok:
+        return "Failed: do not rely on this backup"
+    if report.proven:
+        return "Proven: the backup was restored, started and recovered"
+    return f"Passed at level {report.level}; it was not started, so it is not proven"
+
+
+def failure_message(report: VerificationReport, shown: int = 5) -> str:
+    """What is wrong, in a few lines fit for a notification."""
+    wrong = list(report.damage) or [
+        f"{check.name}: {check.detail}" for check in report.checks if check.ok is False
+    ]
+    lines = [f"backup {report.backup_id} failed its verification at level {report.level}", *wrong[:shown]]
+    if len(wrong) > shown:
+        lines.append(f"and {len(wrong) - shown} more; see the report")
+    return "\n".join(lines)
+
+
+def human_size(count: int) -> str:
+    """Decimal units, three figures: 3.92 GB."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 999.5:
+            return f"{count} B" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} PB"
+
+
+def human_duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def human_rate(count: int, seconds: float) -> str:
+    return f"{human_size(round(count / seconds))}/s" if seconds > 0 else "–"
+
+
+def human_ratio(size: int, stored: int) -> str:
+    return f"{size / stored:.1f} : 1" if stored else "nothing new was stored"
+
+
+def human_time(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M:%S %Z").strip()
+
+
+def _step(check: Check) -> tuple[str, str, str, str]:
+    detail = ". ".join(part for part in (check.detail, check.hint) if part)
+    return check.name, _MARKS[check.ok], human_duration(check.seconds), detail
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_inline(cell) for cell in line) + " |" for line in lines)
+
+
+def _inline(text: str) -> str:
+    """Keep a value that came from elsewhere inside its cell or list item, and out of HTML."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,66 @@
+"""Which server and repository a run works with: stored blocks, or the environment where no name is given."""
+
+from __future__ import annotations
+
+from pgproof.backup import BackupManager
+
+from blocks import BackupRepository, PostgresServer
+from flows.support.logs import prepare_logs
+from pgproof.errors import PreconditionError
+from pgproof.model.config import BackupConfig, PostgresConfig
+
+_SECRET_OPTIONS = ("password", "token", "secret")
+
+
+def backup_manager(server: str, repository: str) -> BackupManager:
+    """The engine's front door for the blocks named `server` and `repository`.
+
+    An empty name means the environment (`PG*`, `BACKUP_*`, `AWS_*`) of this process. From here on
+    the secrets are masked in the run's logs. Raises PreconditionError for a block that is not there.
+    """
+    postgres = postgres_config(server)
+    config = backup_config(repository)
+    prepare_logs(secrets_of(postgres, config))
+    return BackupManager(postgres, config)
+
+
+def postgres_config(server: str) -> PostgresConfig:
+    if not server:
+        return PostgresConfig.from_env()
+    try:
+        block = PostgresServer.load(server)
+    except ValueError as error:
+        raise _missing("PostgreSQL Server", server) from error
+    assert isinstance(block, PostgresServer)  # load() is typed as maybe awaitable
+    return block.config()
+
+
+def backup_config(repository: str) -> BackupConfig:
+    if not repository:
+        return BackupConfig.from_env()
+    try:
+        block = BackupRepository.load(repository)
+    except ValueError as error:
+        raise _missing("Backup Repository", repository) from error
+    assert isinstance(block, BackupRepository)  # load() is typed as maybe awaitable
+    return block.config()
+
+
+def secrets_of(postgres: PostgresConfig, config: BackupConfig) -> set[str]:
+    """Every value that must not be printed."""
+    options = {**postgres.options, **config.s3_options}
+    hidden = [value for key, value in options.items() if any(word in key for word in _SECRET_OPTIONS)]
+    return {
+        value
+        for value in (postgres.password, config.passphrase, config.s3_secret_access_key, *hidden)
+        if value
+    }
+
+
+def _missing(kind: str, name: str) -> PreconditionError:
+    return PreconditionError(
+        f"there is no usable {kind} block of this name",
+        hint="create it in the UI or with `python deployments/bootstrap.py --blocks-from-env`; "
+        "an empty name means the worker's environment",
+        name=name,
+    )

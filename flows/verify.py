@@ -1,0 +1,93 @@
+"""Verify a backup; at the levels "start" and "full" by really restoring and starting it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from prefect import flow, runtime, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from prefect.tasks import exponential_backoff
+
+from flows.support.engine import run_engine, worth_retrying
+from flows.support.lateness import reason_to_skip
+from flows.support.publishing import publish_event, publish_report
+from flows.support.reports import failure_message, verdict, verification_report
+from flows.support.settings import backup_config, backup_manager
+from pgproof.errors import DataError
+from pgproof.model.config import VerifyLevel
+from pgproof.model.report import VerificationReport
+
+
+def _run_name() -> str:
+    parameters = runtime.flow_run.parameters
+    return f"{parameters['repository'] or 'environment'}-{parameters['backup_id']}-{parameters['level']}"
+
+
+@task(
+    task_run_name="verify-{backup_id}",
+    retries=3,
+    retry_delay_seconds=exponential_backoff(backoff_factor=10),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=worth_retrying,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def verify_backup(server: str, repository: str, backup_id: str, level: str) -> VerificationReport:
+    manager = backup_manager(server, repository)
+    return run_engine(
+        lambda progress: manager.verify_backup(backup_id, VerifyLevel(level), progress=progress)
+    )
+
+
+def verify_and_report(
+    server: str, repository: str, backup_id: str, level: str
+) -> VerificationReport | State[Any]:
+    """Verify, publish what was proven, and answer the state to end the run with if it failed."""
+    try:
+        report = verify_backup(server, repository, backup_id, level)
+    except DataError as error:
+        # The backup cannot even be read so far that a report could be written about it.
+        return Failed(name="VerificationFailed", message=str(error))
+    cluster = backup_config(repository).cluster
+    publish_report("verify", cluster, verification_report(report), f"{report.backup_id}: {verdict(report)}")
+    if not report.ok:
+        return Failed(name="VerificationFailed", message=failure_message(report))
+    publish_event(
+        "pgproof.backup.verified",
+        cluster,
+        {"backup_id": report.backup_id, "level": str(report.level), "proven": report.proven},
+    )
+    return report
+
+
+@flow(name="verify", flow_run_name=_run_name, result_serializer="json", validate_parameters=True)
+def verify(
+    repository: str = "main",
+    backup_id: str = "latest",
+    level: Literal["objects", "frames", "start", "full"] = "start",
+    server: str = "",
+    max_lateness_hours: float = 12,
+) -> dict[str, Any] | State[Any]:
+    """Verify a backup. Nothing outside a scratch directory is written.
+
+    Args:
+        repository: Name of the Backup Repository block; empty for the worker's BACKUP_* environment.
+        backup_id: Which backup; "latest" is the newest.
+        level: Objects are present; frames are readable; start restores and starts the backup; full also
+            checks the started server inside.
+        server: Name of the PostgreSQL Server block; a verification does not need one.
+        max_lateness_hours: Skip a scheduled run that starts later than this; 0 never skips for age.
+
+    Returns:
+        The report's JSON description, or a state named Skipped or VerificationFailed.
+    """
+    if reason := reason_to_skip(max_lateness_hours):
+        return Completed(name="Skipped", message=f"nothing was verified: {reason}")
+    outcome = verify_and_report(server, repository, backup_id, level)
+    return outcome if isinstance(outcome, State) else outcome.to_json()
+
+
+if __name__ == "__main__":
+    verify()

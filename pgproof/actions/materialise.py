@@ -1,0 +1,164 @@
+"""Write a backup's files into empty directories, pg_control last."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+
+from pgproof.errors import DataError
+from pgproof.model.control_file import ControlFile, parse_control_file
+from pgproof.model.filemap import DIRECTORY, FileEntry, Segment
+from pgproof.model.job import Job
+from pgproof.model.lsn import WalSegment
+from pgproof.model.manifest import Manifest
+from pgproof.model.restore_plan import RestorePlan, tablespace_map
+from pgproof.model.source_files import BACKUP_LABEL, CONTROL_FILE, SERVER_MANIFEST, TABLESPACE_MAP
+from pgproof.postgres.data_directory import DataDirectory, OpenFiles
+from pgproof.postgres.osuser import OsUser
+from pgproof.repository.content import Content
+from pgproof.repository.frame_stream import batches, read_batch
+from pgproof.repository.repository import Repository
+
+_THREADS = max(2, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Essentials:
+    """The files that a restore cannot do without, read before anything is written."""
+
+    control: bytes
+    control_mode: int
+
+    @property
+    def parsed(self) -> ControlFile:
+        return parse_control_file(self.control)
+
+
+def read_essentials(repository: Repository, manifest: Manifest) -> Essentials:
+    """Raises DataError if the backup lacks its backup_label or a whole pg_control: it must not be started."""
+    content = Content(repository)
+    label = _find(repository, manifest, BACKUP_LABEL)
+    control = _find(repository, manifest, CONTROL_FILE)
+    if label is None or control is None:
+        raise DataError(
+            "the backup has no backup_label or no pg_control",
+            hint="use another backup; this one cannot be started",
+            backup=manifest.backup_id,
+        )
+    segment, entry = control
+    found = Essentials(content.read(segment, entry, manifest.block_size), entry.mode)
+    if str(found.parsed.system_identifier) != manifest.system_identifier:
+        raise DataError("pg_control belongs to another cluster", backup=manifest.backup_id)
+    return found
+
+
+def write_files(
+    repository: Repository,
+    manifest: Manifest,
+    plan: RestorePlan,
+    essentials: Essentials,
+    user: OsUser | None,
+    job: Job,
+) -> DataDirectory:
+    """Everything but pg_control, and the WAL; then all of it is on disk. Returns the directory."""
+    mode = 0o750 if essentials.control_mode & 0o040 else 0o700
+    directory = DataDirectory(plan.data_dir, plan.tablespaces, user)
+    directory.make_roots(mode)
+    writer = _Writer(directory, manifest, job)
+    for batch in batches(repository, manifest):
+        job.checkpoint()
+        for entry in batch.files:
+            if entry.kind == DIRECTORY:
+                directory.make_directory(entry)
+            elif not entry.size and not writer.withheld(entry):
+                directory.write_file(entry.path, b"", entry.mode)
+        for _stored in read_batch(repository, batch, manifest.block_size, writer.sink, _THREADS, job):
+            writer.report()
+    if plan.tablespaces:
+        directory.write_file(TABLESPACE_MAP, tablespace_map(plan))
+    for segment in manifest.wal_segments:
+        job.report(
+            "writing WAL", segment.start - manifest.start_lsn.segment_start(segment.size), plan.wal_bytes
+        )
+        _write_wal(repository, directory, segment, job)
+    job.report("syncing")
+    directory.sync()
+    return directory
+
+
+def write_control_file(directory: DataDirectory, essentials: Essentials) -> None:
+    """The last file: from here on PostgreSQL would start."""
+    directory.write_file(CONTROL_FILE, essentials.control, essentials.control_mode)
+    directory.sync_file(CONTROL_FILE)
+
+
+class _Writer:
+    """Counts what is written; makes a sink for each pack."""
+
+    def __init__(self, directory: DataDirectory, manifest: Manifest, job: Job) -> None:
+        self._directory = directory
+        self._manifest = manifest
+        self._job = job
+        self._lock = threading.Lock()
+        self._written = 0
+
+    def sink(self) -> _FileSink:
+        return _FileSink(self, OpenFiles(self._directory), self._manifest.block_size)
+
+    @staticmethod
+    def withheld(entry: FileEntry) -> bool:
+        """pg_control comes last; the tablespace map is written anew; the server's manifest is for checks."""
+        return entry.path in (CONTROL_FILE, TABLESPACE_MAP, SERVER_MANIFEST)
+
+    def count(self, nbytes: int) -> None:
+        with self._lock:
+            self._written += nbytes
+
+    def report(self) -> None:
+        self._job.report(
+            "restoring", min(self._written, self._manifest.size_bytes), self._manifest.size_bytes
+        )
+
+
+class _FileSink:
+    def __init__(self, writer: _Writer, files: OpenFiles, block_size: int) -> None:
+        self._writer = writer
+        self._files = files
+        self._block_size = block_size
+
+    def take(self, entry: FileEntry, file_page: int, pages: memoryview) -> None:
+        if self._writer.withheld(entry):
+            return
+        offset = file_page * self._block_size
+        data = pages[: entry.size - offset]
+        self._files.write(entry.path, entry.size, entry.mode, offset, data)
+        self._writer.count(len(data))
+
+    def close(self) -> None:
+        self._files.flush()
+        self._files.close()
+
+
+def _write_wal(repository: Repository, directory: DataDirectory, segment: WalSegment, job: Job) -> None:
+    reader = repository.open_wal(segment)
+    if reader.index.plain_size > segment.size:
+        raise DataError("a WAL segment is longer than it may be", segment=segment.name)
+    path = b"pg_wal/" + segment.name.encode()
+    files, offset = OpenFiles(directory), 0
+    try:
+        for frame in range(len(reader.index.codecs)):
+            job.checkpoint()
+            data = reader.frame(frame, repository.hashes)
+            files.write(path, segment.size, 0o600, offset, memoryview(data))
+            offset += len(data)
+    finally:
+        files.close()
+
+
+def _find(repository: Repository, manifest: Manifest, path: bytes) -> tuple[Segment, FileEntry] | None:
+    candidates = [ref for ref in manifest.maps if ref.first <= path]
+    if not candidates:
+        return None
+    segment = repository.segment(candidates[-1], manifest.block_size)
+    return next(((segment, entry) for entry in segment.files if entry.path == path), None)

@@ -1,0 +1,200 @@
+"""Verify a backup: its objects, its frames, by starting it, and by asking it everything.
+
+Only a backup that was really restored and started is proven.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pgproof.actions.materialise import read_essentials, write_control_file, write_files
+from pgproof.actions.opening import open_repository
+from pgproof.actions.restore_cluster import NOTHING_MORE
+from pgproof.actions.scratch_checks import after_shutdown, while_running
+from pgproof.errors import DataError, PreconditionError
+from pgproof.model.config import BackupConfig, VerifyLevel
+from pgproof.model.job import Job
+from pgproof.model.manifest import Manifest
+from pgproof.model.report import Check, VerificationReport
+from pgproof.model.restore_plan import location_text, plan_restore
+from pgproof.postgres.data_directory import refuse_too_small
+from pgproof.postgres.osuser import OsUser, can_reach, give_to, service_user
+from pgproof.postgres.programs import Programs, find_programs
+from pgproof.postgres.scratch import Recovery, scratch_server
+from pgproof.repository.catalog import find_backup, store_verification
+from pgproof.repository.integrity import check_frames, check_objects
+from pgproof.repository.repository import Repository
+
+_START_SECONDS = 24 * 3600.0
+_SHOWN = 100
+
+
+def verify_backup(config: BackupConfig, backup_id: str, level: VerifyLevel, job: Job) -> VerificationReport:
+    """Verify up to `level`, store the report beside the backup and return it.
+
+    Damage is a report that is not ok. Raises PreconditionError where this machine cannot verify (programs,
+    room, a feature they lack), DataError if the manifest itself cannot be read.
+    """
+    job.report("opening repository")
+    repository = open_repository(config)
+    manifest = find_backup(repository, backup_id)
+    run = _Verification(config, repository, manifest, job)
+    programs = user = None
+    if level.includes(VerifyLevel.START):
+        user = service_user(config.scratch_user)
+        programs = find_programs(manifest.major_version, config.bin_dir)
+    run.objects()
+    # A backup that lacks objects is not worth reading, and a damaged one not worth starting.
+    if level.includes(VerifyLevel.FRAMES) and run.ok:
+        run.frames()
+    if programs is not None and run.ok:
+        run.start(programs, user, everything=level is VerifyLevel.FULL)
+    report = run.report(level)
+    store_verification(repository, report)
+    return report
+
+
+class _Verification:
+    """Collects what each step finds."""
+
+    def __init__(self, config: BackupConfig, repository: Repository, manifest: Manifest, job: Job) -> None:
+        self._config = config
+        self._repository = repository
+        self._manifest = manifest
+        self._job = job
+        self._started_at = datetime.now(UTC)
+        self._begun = time.monotonic()
+        self._checks: list[Check] = []
+        self._damage: list[str] = []
+        self._bytes_read = 0
+        self._proven = False
+        self._sandbox = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self._damage and all(check.ok is not False for check in self._checks)
+
+    def report(self, level: VerifyLevel) -> VerificationReport:
+        return VerificationReport(
+            backup_id=self._manifest.backup_id,
+            level=level,
+            ok=self.ok,
+            proven=self._proven and self.ok,
+            started_at=self._started_at,
+            seconds=time.monotonic() - self._begun,
+            bytes_read=self._bytes_read,
+            checks=tuple(self._checks),
+            damage=tuple(self._damage[:_SHOWN]),
+            sandbox=self._sandbox,
+        )
+
+    def objects(self) -> None:
+        self._job.report("looking for objects")
+        self._step("objects present", lambda: check_objects(self._repository, self._manifest, self._job))
+
+    def frames(self) -> None:
+        def read() -> tuple[str, list[str]]:
+            nbytes, damage = check_frames(self._repository, self._manifest, self._job)
+            self._bytes_read += nbytes
+            return f"{nbytes / 1e6:,.1f} MB read, opened and compared", damage
+
+        self._step("frames whole", read)
+
+    def start(self, programs: Programs, user: OsUser | None, *, everything: bool) -> None:
+        with scratch_place(self._config, user) as place:
+            try:
+                self._start_in(place, programs, user, everything)
+            except DataError as error:
+                self._failed(error)
+
+    def _start_in(self, place: Path, programs: Programs, user: OsUser | None, everything: bool) -> None:
+        manifest = self._manifest
+        mapping = {location_text(t): str(place / "tablespaces" / str(t.oid)) for t in manifest.tablespaces}
+        plan = plan_restore(
+            manifest, place / "data", mapping, recover=True, owner=user.name if user else None
+        )
+        refuse_too_small(plan.needed)
+        (place / "tablespaces").mkdir(mode=0o711)
+        essentials = read_essentials(self._repository, manifest)
+        with self._timed("restored", f"{manifest.size_bytes / 1e6:,.1f} MB in {manifest.files:,} files"):
+            directory = write_files(self._repository, manifest, plan, essentials, user, self._job)
+            write_control_file(directory, essentials)
+        self._bytes_read += manifest.stored_bytes
+        self._job.report("starting the scratch server")
+        begun = time.monotonic()
+        with scratch_server(
+            programs,
+            plan.data_dir,
+            user=user,
+            control=essentials.parsed,
+            tablespaces=list(plan.tablespaces.values()),
+            recovery=Recovery(NOTHING_MORE, manifest.timeline),
+            job=self._job,
+            timeout=_START_SECONDS,
+        ) as server:
+            self._sandbox = server.sandbox
+            end = server.end_of_recovery_lsn
+            if end < manifest.stop_lsn:
+                raise DataError(
+                    "recovery ended before the end of the backup", ended=end, promised=manifest.stop_lsn
+                )
+            self._checks.append(
+                Check(
+                    "started and recovered",
+                    True,
+                    f"PostgreSQL {programs.version}, recovered to {end}, promised {manifest.stop_lsn}",
+                    "",
+                    time.monotonic() - begun,
+                )
+            )
+            self._proven = True
+            self._checks.extend(while_running(server, self._config.checks, everything, self._job))
+        if everything:
+            self._checks.extend(after_shutdown(programs, plan.data_dir, manifest, user, self._job))
+
+    def _step(self, name: str, work: Callable[[], tuple[str, list[str]]]) -> None:
+        begun = time.monotonic()
+        detail, damage = work()
+        self._damage.extend(damage)
+        text = f"{len(damage)} damaged or missing" if damage else detail
+        self._checks.append(Check(name, not damage, text, "", time.monotonic() - begun))
+
+    @contextmanager
+    def _timed(self, name: str, detail: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self._checks.append(Check(name, True, detail, "", time.monotonic() - begun))
+
+    def _failed(self, error: DataError) -> None:
+        self._damage.append(str(error).partition("\n")[0])
+        self._checks.append(Check("restored, started and recovered", False, error.message, error.hint))
+
+
+@contextmanager
+def scratch_place(config: BackupConfig, user: OsUser | None) -> Iterator[Path]:
+    """A directory for a scratch restore that the server's user can reach; gone afterwards."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="pgproof-scratch-", dir=config.scratch_dir) as name:
+            place = Path(name)
+            give_to(user, place)
+            if not can_reach(user, place):
+                raise PreconditionError(
+                    "the scratch directory cannot be reached by the user who runs PostgreSQL",
+                    hint="set scratch_dir to a directory whose parents everybody may search, such as /var/tmp",
+                    directory=place,
+                    user=user.name if user else None,
+                )
+            yield place
+    except FileNotFoundError as error:
+        if config.scratch_dir is not None and not Path(config.scratch_dir).is_dir():
+            raise PreconditionError(
+                "the scratch directory is missing",
+                hint="create it or change scratch_dir",
+                directory=config.scratch_dir,
+            ) from error
+        raise

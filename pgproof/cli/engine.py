@@ -1,0 +1,30 @@
+"""The engine's front doors, imported only when a command really needs them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from pgproof.cli.settings import load_settings
+
+if TYPE_CHECKING:
+    from pgproof.backup import BackupManager
+    from pgproof.recovery import RecoveryManager
+
+
+def open_backups(args: argparse.Namespace) -> BackupManager:
+    """The backup manager for the command line's settings."""
+    settings = load_settings(args, os.environ)
+    from pgproof.backup import BackupManager
+
+    return BackupManager(settings.postgres, settings.backup)
+
+
+def open_recovery(args: argparse.Namespace) -> RecoveryManager:
+    """The recovery manager for the command line's settings."""
+    settings = load_settings(args, os.environ)
+    from pgproof.backup import BackupManager
+    from pgproof.recovery import RecoveryManager
+
+    return RecoveryManager(settings.postgres, BackupManager(settings.postgres, settings.backup))

@@ -1,0 +1,49 @@
+"""Asking for a new passphrase on the terminal."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pgproof.errors import PreconditionError
+
+_ATTEMPTS = 3
+
+
+def can_ask() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def ask_new_passphrase(what: str = "passphrase") -> str:
+    """Ask twice, without echo. Raises PreconditionError if the answers never agree."""
+    import getpass
+
+    for _attempt in range(_ATTEMPTS):
+        first = getpass.getpass(f"New {what}: ", stream=sys.stderr)
+        if not first:
+            print("An empty passphrase protects nothing.", file=sys.stderr)
+        elif first == getpass.getpass(f"The same {what} again: ", stream=sys.stderr):
+            return first
+        else:
+            print("The two are not the same.", file=sys.stderr)
+    raise PreconditionError("no passphrase was given", hint="run the command again")
+
+
+def new_passphrase(file: str | None) -> str:
+    """The new passphrase from the first line of `file`, else from the terminal."""
+    if file is not None:
+        try:
+            text = Path(file).read_text(encoding="utf-8").partition("\n")[0].rstrip("\r")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PreconditionError(
+                "the passphrase file cannot be read", hint="check its path and rights", file=file
+            ) from error
+        if text:
+            return text
+        raise PreconditionError("the passphrase file is empty", hint="put it on the first line", file=file)
+    if can_ask():
+        return ask_new_passphrase()
+    raise PreconditionError(
+        "there is no terminal to ask for the new passphrase on",
+        hint="give a file with --new-passphrase-file",
+    )

@@ -1,0 +1,175 @@
+"""From command line, environment and configuration file to the engine's two configurations.
+
+Precedence: command line, environment, file, defaults. A layer that names a repository (or a
+passphrase) replaces what the layers below it said about that, so that `--repository` is never
+overruled by a forgotten variable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pgproof.errors import PreconditionError
+from pgproof.model.config import BackupConfig, BackupType, PostgresConfig
+
+# The variables BackupConfig.from_env reads; needed apart from it to see what the environment leaves open.
+VARIABLES = {
+    "BACKUP_DIR": "backup_dir",
+    "AWS_S3_BUCKET": "s3_bucket",
+    "AWS_S3_REGION": "s3_region",
+    "AWS_ENDPOINT_URL": "s3_endpoint",
+    "AWS_ACCESS_KEY_ID": "s3_access_key_id",
+    "AWS_SECRET_ACCESS_KEY": "s3_secret_access_key",
+    "BACKUP_REPOSITORY_URL": "repository_url",
+    "BACKUP_PASSPHRASE": "passphrase",
+    "BACKUP_PASSPHRASE_FILE": "passphrase_file",
+    "BACKUP_COMPRESSION": "compression",
+    "BACKUP_ENCRYPTION": "encryption",
+    "BACKUP_RETENTION_DAYS": "retention_days",
+}
+_PLACE = frozenset({"repository_url", "backup_dir", "s3_bucket"})
+_PASSPHRASE = frozenset({"passphrase", "passphrase_file"})
+_SECRETS = {"postgres": {"password", "sslpassword"}, "backup": {"passphrase", "s3_secret_access_key"}}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    postgres: PostgresConfig
+    backup: BackupConfig
+
+
+def load_settings(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
+    """Read the file that `args` or `environ` names and put the layers on top of each other.
+
+    Raises PreconditionError for a file that is unreadable, wrong or open to others.
+    """
+    path = args.config or environ.get("PGPROOF_CONFIG")
+    tables = read_config_file(Path(path)) if path else {}
+    return Settings(
+        postgres=_postgres(args, environ, tables.get("postgres", {})),
+        backup=_backup(args, environ, tables.get("backup", {})),
+    )
+
+
+def read_config_file(path: Path) -> dict[str, dict[str, Any]]:
+    """Read the tables `[postgres]` and `[backup]` of a TOML file."""
+    import tomllib
+
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            tables = tomllib.load(file)
+    except OSError as error:
+        raise PreconditionError(
+            "the configuration file cannot be read",
+            hint="check --config or PGPROOF_CONFIG",
+            file=path,
+            reason=error.strerror,
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PreconditionError(
+            "the configuration file is not valid TOML",
+            hint="correct the line that is named",
+            file=path,
+            reason=error,
+        ) from error
+    unknown = sorted(set(tables) - set(_SECRETS))
+    if unknown or not all(isinstance(table, dict) for table in tables.values()):
+        raise PreconditionError(
+            "the configuration file has something outside its tables",
+            hint="put settings under [postgres] or [backup]",
+            file=path,
+            found=", ".join(unknown or tables),
+        )
+    secrets = [key for name, table in tables.items() for key in table if key in _SECRETS[name]]
+    if secrets and mode & 0o077:
+        raise PreconditionError(
+            "others can read the secrets in the configuration file",
+            hint=f"run: chmod 600 {path}",
+            file=path,
+            mode=f"{mode & 0o777:04o}",
+            secrets=", ".join(secrets),
+        )
+    _check_types(tables, path)
+    return tables
+
+
+def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge settings, the strongest layer last; None means not given."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        given = {key: value for key, value in layer.items() if value is not None}
+        if _PASSPHRASE & given.keys():
+            merged = {key: value for key, value in merged.items() if key not in _PASSPHRASE}
+        if _PLACE & given.keys():
+            merged = {key: value for key, value in merged.items() if key not in _PLACE}
+        merged |= given
+    return merged
+
+
+def repository_place(text: str) -> dict[str, str]:
+    """What `--repository` means: a URL, or a directory."""
+    if "://" in text:
+        return {"repository_url": text}
+    return {"backup_dir": str(Path(text).expanduser().absolute())}
+
+
+def _postgres(
+    args: argparse.Namespace, environ: Mapping[str, str], table: Mapping[str, Any]
+) -> PostgresConfig:
+    given = {"host": args.host, "port": args.port, "user": args.user, "dbname": args.dbname}
+    return PostgresConfig.from_mapping(
+        {
+            **PostgresConfig.from_mapping(table).parameters(),
+            **PostgresConfig.from_env(environ).parameters(),
+            **{key: value for key, value in given.items() if value is not None},
+        }
+    )
+
+
+def _backup(args: argparse.Namespace, environ: Mapping[str, str], table: Mapping[str, Any]) -> BackupConfig:
+    read = BackupConfig.from_env(environ)
+    from_environment = {
+        field: getattr(read, field) for name, field in VARIABLES.items() if environ.get(name, "").strip()
+    }
+    given = {
+        "cluster": args.cluster,
+        **(repository_place(args.repository) if args.repository else {}),
+        **{
+            name: getattr(args, name, None)
+            for name in ("max_rate", "compression_level", "bin_dir", "encryption", "passphrase")
+        },
+    }
+    return BackupConfig.from_mapping(layered(table, from_environment, given))
+
+
+def _check_types(tables: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    annotations = {field.name: str(field.type) for field in dataclasses.fields(BackupConfig)}
+    wrong = [
+        key
+        for key, value in tables.get("backup", {}).items()
+        if key in annotations and not _fits(value, annotations[key])
+    ]
+    wrong += [key for key, value in tables.get("postgres", {}).items() if isinstance(value, (dict, list))]
+    if wrong:
+        raise PreconditionError(
+            "a setting in the configuration file has the wrong form",
+            hint="texts need quotes, numbers and true or false have none; see docs/cli.md",
+            file=path,
+            settings=", ".join(wrong),
+        )
+
+
+def _fits(value: object, annotation: str) -> bool:
+    if annotation == "BackupType":
+        return value in set(BackupType)
+    if annotation.startswith("Mapping"):
+        return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+    wanted = {"str": str, "int": int, "bool": bool}[annotation.partition(" ")[0]]
+    return type(value) is wanted

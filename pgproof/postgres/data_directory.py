@@ -1,0 +1,273 @@
+"""Write a data directory so that it is either whole or refuses to start.
+
+pg_control is withheld until all else is on disk: PostgreSQL does not start without it. Everything is
+created in directories that were empty before, so no link of somebody else's can lead outside.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from pgproof.errors import DataError, PreconditionError, TransientError
+from pgproof.model.filemap import DIRECTORY, FileEntry, printable
+from pgproof.postgres.osuser import OsUser
+
+_PAGE = 8192
+_libc = ctypes.CDLL(None, use_errno=True)
+_SYNC_FILE_RANGE_WRITE = 2
+_FLUSH_EVERY = 32 << 20
+
+
+class DataDirectory:
+    """The target of a restore: `root` and one directory for each tablespace oid.
+
+    Methods raise PreconditionError when a disk is full or refuses, DataError for a path that the backup
+    should not have.
+    """
+
+    def __init__(self, root: Path, tablespaces: dict[int, Path], user: OsUser | None) -> None:
+        self._root = os.fsencode(root)
+        self._tablespaces = {oid: os.fsencode(path) for oid, path in tablespaces.items()}
+        self._user = user
+
+    def make_roots(self, mode: int) -> None:
+        """Make the data directory and the tablespaces' directories, and link these."""
+        for place in (self._root, *self._tablespaces.values()):
+            try:
+                os.makedirs(place, mode=0o700, exist_ok=True)
+                os.chmod(place, mode)
+                self._own(place)
+            except OSError as error:
+                raise self._translated(error, place) from error
+
+    def make_directory(self, entry: FileEntry) -> None:
+        path = self._path(entry.path)
+        try:
+            if entry.path.startswith(b"pg_tblspc/") and entry.path.count(b"/") == 1:
+                oid = int(entry.path.partition(b"/")[2])
+                os.symlink(self._tablespaces[oid], self._root + b"/" + entry.path)
+                self._own(self._root + b"/" + entry.path)
+                return
+            os.mkdir(path, 0o700)
+            os.chmod(path, _directory_mode(entry.mode))
+            self._own(path)
+        except OSError as error:
+            raise self._translated(error, path) from error
+
+    def make_plain_directory(self, path: bytes) -> None:
+        self.make_directory(FileEntry(path, DIRECTORY, 0, 0o700, 0, 0))
+
+    def open_file(self, path: bytes, size: int, mode: int) -> int:
+        """A descriptor of a file that has its final size; to be closed by the caller."""
+        full = self._path(path)
+        try:
+            fd = os.open(full, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                status = os.fstat(fd)
+                if status.st_size != size or status.st_size == 0:
+                    os.ftruncate(fd, size)
+                    os.fchmod(fd, mode & 0o777 & ~0o037 | 0o600)
+                    if self._user is not None:
+                        os.fchown(fd, self._user.uid, self._user.gid)
+            except OSError:
+                os.close(fd)
+                raise
+        except OSError as error:
+            raise self._translated(error, full) from error
+        return fd
+
+    def write(self, fd: int, path: bytes, offset: int, data: memoryview) -> None:
+        """Write pages; those that are all zeros stay holes."""
+        for start, end in _not_zero(data):
+            piece, at = data[start:end], offset + start
+            try:
+                while piece:
+                    written = os.pwrite(fd, piece, at)
+                    piece, at = piece[written:], at + written
+            except OSError as error:
+                raise self._translated(error, self._path(path)) from error
+
+    def write_file(self, path: bytes, content: bytes, mode: int = 0o600) -> None:
+        """A small file at once."""
+        fd = self.open_file(path, len(content), mode)
+        try:
+            self.write(fd, path, 0, memoryview(content))
+        finally:
+            os.close(fd)
+
+    def remove(self, path: bytes) -> None:
+        Path(os.fsdecode(self._path(path))).unlink(missing_ok=True)
+
+    def sync(self) -> None:
+        """All that was written is on disk, on every file system that was written to."""
+        for place in (self._root, *self._tablespaces.values()):
+            fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                # One call for thousands of files; since Linux 5.8 it reports write errors.
+                if _libc.syncfs(fd) != 0:
+                    number = ctypes.get_errno()
+                    raise self._translated(OSError(number, os.strerror(number)), place)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            self._sync_parent(place)
+
+    def sync_file(self, path: bytes) -> None:
+        """One file and its directory."""
+        full = self._path(path)
+        for name, flags in ((full, os.O_RDONLY), (os.path.dirname(full), os.O_RDONLY | os.O_DIRECTORY)):
+            fd = os.open(name, flags | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            except OSError as error:
+                raise self._translated(error, name) from error
+            finally:
+                os.close(fd)
+
+    def _sync_parent(self, place: bytes) -> None:
+        fd = os.open(os.path.dirname(place), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _path(self, path: bytes) -> bytes:
+        """Where a path of the backup really goes; a tablespace's files not through its link."""
+        folder, _slash, rest = path.partition(b"/")
+        if folder != b"pg_tblspc" or not rest:
+            return self._root + b"/" + path
+        oid, _slash, inner = rest.partition(b"/")
+        if not oid.isdigit() or int(oid) not in self._tablespaces:
+            raise DataError(
+                "the backup has a file in a tablespace that it does not have", path=printable(path)
+            )
+        place = self._tablespaces[int(oid)]
+        return place + b"/" + inner if inner else place
+
+    def _own(self, path: bytes) -> None:
+        if self._user is not None:
+            os.chown(path, self._user.uid, self._user.gid, follow_symlinks=False)
+
+    def _translated(self, error: OSError, path: bytes) -> PreconditionError | TransientError:
+        facts = {"path": printable(path), "reason": error.strerror}
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return PreconditionError(
+                "the target's disk is full",
+                hint="free space, remove what was restored so far, try again",
+                **facts,
+            )
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST):
+            return PreconditionError(
+                "the target cannot be written",
+                hint="check owner and mode of the target and that nobody else writes there",
+                **facts,
+            )
+        return TransientError("the target's disk failed", hint="check the disk, then try again", **facts)
+
+
+class OpenFiles:
+    """Descriptors of the files that one thread is writing; the oldest are closed first."""
+
+    def __init__(self, directory: DataDirectory, most: int = 64) -> None:
+        self._directory = directory
+        self._most = most
+        self._open: dict[bytes, int] = {}
+        self._unflushed = 0
+
+    def write(self, path: bytes, size: int, mode: int, offset: int, data: memoryview) -> None:
+        fd = self._open.get(path)
+        if fd is None:
+            while len(self._open) >= self._most:
+                self._close(next(iter(self._open)))
+            fd = self._open[path] = self._directory.open_file(path, size, mode)
+        self._directory.write(fd, path, offset, data)
+        self._unflushed += len(data)
+        if self._unflushed >= _FLUSH_EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Start writing to disk what is in memory, so that the disk works while we decompress."""
+        self._unflushed = 0
+        for fd in self._open.values():
+            _libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
+
+    def close(self) -> None:
+        for path in list(self._open):
+            self._close(path)
+
+    def _close(self, path: bytes) -> None:
+        os.close(self._open.pop(path))
+
+
+def refuse_occupied(places: Iterable[Path]) -> None:
+    """Every place is missing or an empty directory. Raises PreconditionError naming what is there."""
+    for place in places:
+        try:
+            names = sorted(os.listdir(place))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise PreconditionError(
+                "the target cannot be read",
+                hint="check its owner and mode",
+                path=place,
+                reason=error.strerror,
+            ) from error
+        if "postmaster.pid" in names:
+            raise PreconditionError(
+                "a server uses this directory",
+                hint="restore into another one, or stop it and move it away",
+                path=place,
+            )
+        if [name for name in names if name != "lost+found"]:
+            raise PreconditionError(
+                "the target directory is not empty",
+                hint="choose an empty or new directory; nothing was changed",
+                path=place,
+                found=", ".join(names[:3]),
+            )
+
+
+def refuse_too_small(needed: dict[Path, int]) -> None:
+    """Every file system has room for what goes there. Raises PreconditionError with the figures."""
+    wanted: dict[int, int] = {}
+    example: dict[int, Path] = {}
+    for place, size in needed.items():
+        existing = next(parent for parent in (place, *place.parents) if parent.exists())
+        device = existing.stat().st_dev
+        wanted[device] = wanted.get(device, 0) + size
+        example.setdefault(device, existing)
+    for device, size in wanted.items():
+        status = os.statvfs(example[device])
+        free = status.f_bavail * status.f_frsize
+        if free < size:
+            raise PreconditionError(
+                "there is not enough room for the restore",
+                hint="free space or choose another disk; nothing was written",
+                path=example[device],
+                needed_mb=size // 1_000_000,
+                free_mb=free // 1_000_000,
+            )
+
+
+def _directory_mode(mode: int) -> int:
+    return 0o750 if mode & 0o050 == 0o050 else 0o700
+
+
+def _not_zero(data: memoryview) -> list[tuple[int, int]]:
+    """The stretches of `data` that hold anything but pages of zeros."""
+    whole = len(data) // _PAGE
+    if not whole:
+        return [(0, len(data))] if any(data) else []
+    used = np.frombuffer(data[: whole * _PAGE], np.uint64).reshape(whole, -1).any(axis=1)
+    flags = np.concatenate([[False], used, [len(data) > whole * _PAGE], [False]])
+    if len(data) == whole * _PAGE:
+        flags = np.delete(flags, whole + 1)
+    edges = np.flatnonzero(flags[1:] != flags[:-1])
+    return [(int(a) * _PAGE, min(int(b) * _PAGE, len(data))) for a, b in edges.reshape(-1, 2)]

@@ -1,0 +1,118 @@
+"""Whether a backup's objects are there, and whether every byte of them is what was stored."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from pgproof.errors import DataError
+from pgproof.model.filemap import FileEntry, numbers_of
+from pgproof.model.job import Job
+from pgproof.model.lsn import WalSegment
+from pgproof.model.manifest import Manifest
+from pgproof.model.wal_pages import check_first_page
+from pgproof.repository.frame_stream import batches, read_batch
+from pgproof.repository.repository import Repository
+from pgproof.repository.sealing import Kind
+
+_THREADS = max(2, os.cpu_count() or 1)
+
+Note = Callable[[DataError], None]
+
+
+def check_objects(repository: Repository, manifest: Manifest, job: Job) -> tuple[str, list[str]]:
+    """Look for every object that the backup names, without reading it.
+
+    Returns what was looked at in words, and the names of what is missing.
+    """
+    layout, bucket = repository.layout, repository.bucket
+    missing: list[str] = []
+    count = 0
+    for owner, bitmap in manifest.packs.items():
+        job.checkpoint()
+        try:
+            present = repository.pack_objects(owner)
+        except DataError as error:
+            missing.append(str(error))
+            continue
+        wanted = numbers_of(bitmap)
+        count += len(wanted)
+        missing += [f"missing: {layout.pack_context(owner, n)}-*" for n in wanted if n not in present]
+    maps = {info.key for info in bucket.list(f"{layout.maps}/")}
+    missing += [f"missing: {layout.map(r.hash)}" for r in manifest.maps if layout.map(r.hash) not in maps]
+    count += len(manifest.maps)
+    wal = {info.key for info in bucket.list(f"{layout.wal}{manifest.timeline:08X}/")}
+    segments = manifest.wal_segments
+    missing += [f"missing: {layout.segment(s)}" for s in segments if layout.segment(s) not in wal]
+    count += len(segments)
+    for key in (layout.intent(manifest.backup_id), layout.cluster):
+        count += 1
+        if bucket.head(key) is None:
+            missing.append(f"missing: {key}")
+    return f"{count:,} objects", missing
+
+
+def check_frames(repository: Repository, manifest: Manifest, job: Job) -> tuple[int, list[str]]:
+    """Read, open and compare everything that the backup names.
+
+    Returns the stored bytes read, and for each damage the object with the files and pages it hits.
+    """
+    damage: list[str] = []
+
+    def note(error: DataError) -> None:
+        damage.append(str(error).partition("\n")[0])
+
+    _small_objects(repository, manifest, note)
+    read = done = 0
+    try:
+        for batch in batches(repository, manifest):
+            reading = read_batch(repository, batch, manifest.block_size, _Nowhere, _THREADS, job, note)
+            for nbytes in reading:
+                done += nbytes
+                job.report("reading", done, max(done, manifest.stored_bytes))
+    except DataError as error:
+        note(error)
+    for segment in manifest.wal_segments:
+        try:
+            read += _read_wal(repository, manifest, segment, job)
+        except DataError as error:
+            note(error)
+    return read + done, damage
+
+
+class _Nowhere:
+    def take(self, entry: FileEntry, file_page: int, pages: memoryview) -> None:
+        """Opening a frame has compared it already."""
+
+    def close(self) -> None:
+        pass
+
+
+def _small_objects(repository: Repository, manifest: Manifest, note: Note) -> None:
+    layout = repository.layout
+    for kind, key in (
+        (Kind.INTENT, layout.intent(manifest.backup_id)),
+        (Kind.CLUSTER, layout.cluster),
+        *(
+            (Kind.VERIFICATION, i.key)
+            for i in repository.bucket.list(layout.verifications(manifest.backup_id))
+        ),
+    ):
+        try:
+            repository.read_json(kind, key)
+        except DataError as error:
+            note(error)
+
+
+def _read_wal(repository: Repository, manifest: Manifest, segment: WalSegment, job: Job) -> int:
+    reader = repository.open_wal(segment)
+    key = repository.layout.segment(segment)
+    needed = min(segment.size, manifest.stop_lsn - segment.start)
+    if not needed <= reader.index.plain_size <= segment.size:
+        raise DataError("a WAL segment does not have its length", key=key, bytes=reader.index.plain_size)
+    for frame in range(len(reader.index.codecs)):
+        job.checkpoint()
+        plain = reader.frame(frame, repository.hashes)
+        if frame == 0:
+            check_first_page(plain, segment, manifest.system_identifier, key)
+    return int(reader.index.offsets[-1])

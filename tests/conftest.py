@@ -1,0 +1,94 @@
+"""Fixtures on real servers; see tests/support for what they hand out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.support import machine
+from tests.support.ledger import Ledger
+from tests.support.postgres import Cluster, ClusterFactory
+from tests.support.s3 import S3Server
+
+_INHERITED = ("PG", "BACKUP_", "AWS_", "PREFECT_")
+
+# At import, before any test module can read them: a developer's own servers are no part of a test.
+for _name in [name for name in os.environ if name.startswith(_INHERITED)]:
+    del os.environ[_name]
+
+settings.register_profile("pgproof", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("pgproof")
+
+_SAMPLE = """
+CREATE DATABASE app;
+\\connect app
+CREATE TABLE accounts (id int PRIMARY KEY, owner text NOT NULL, balance numeric NOT NULL);
+INSERT INTO accounts SELECT g, 'owner ' || g, g * 1.5 FROM generate_series(1, 1000) g;
+CREATE TABLE notes (id int PRIMARY KEY, body text);
+INSERT INTO notes SELECT g, repeat(md5(g::text), 100) FROM generate_series(1, 50) g;
+SELECT lo_from_bytea(0, 'a large object');
+"""
+
+
+def _sample(major: int) -> Iterator[Cluster]:
+    with Cluster(major) as cluster:
+        cluster.psql(_SAMPLE)
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def pg18() -> Iterator[Cluster]:
+    """PostgreSQL 18 with the database `app`, shared: for tests that change nothing others rely on."""
+    yield from _sample(18)
+
+
+@pytest.fixture(scope="session")
+def pg17() -> Iterator[Cluster]:
+    """PostgreSQL 17, else as `pg18`."""
+    yield from _sample(17)
+
+
+@pytest.fixture(scope="session")
+def pg15() -> Iterator[Cluster]:
+    """PostgreSQL 15, else as `pg18`."""
+    yield from _sample(15)
+
+
+@pytest.fixture
+def cluster_factory() -> Iterator[ClusterFactory]:
+    """Starts clusters of a test's own: `cluster_factory(17, settings={…})`, `cluster_factory.adopt(path)`."""
+    with ExitStack() as stack:
+        yield ClusterFactory(stack)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """An S3 server for the whole run; make a bucket of your own in it."""
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def work_dir() -> Iterator[Path]:
+    """A short path below which the service user can reach what it may read; removed after the test."""
+    path = machine.new_dir("w")
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def ledger(cluster_factory: ClusterFactory) -> Iterator[Callable[..., Ledger]]:
+    """Starts a ledger on a cluster: `ledger(cluster, clients=2)`; it is stopped before the cluster goes."""
+    with ExitStack() as stack:
+
+        def start(cluster: Cluster, **options: Any) -> Ledger:
+            return stack.enter_context(Ledger(**options).start(cluster))
+
+        yield start
