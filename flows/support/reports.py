@@ -7,7 +7,7 @@ from datetime import datetime
 
 from pgproof.model.report import BackupInfo, Check, VerificationReport
 
-_MARKS = {True: "✅ passed", False: "❌ failed", None: "➖ not checked here"}
+_MARKS = {True: "✓ passed", False: "✗ failed", None: "– not checked here"}
 
 
 def backup_report(info: BackupInfo) -> str:
@@ -19,7 +19,7 @@ def backup_report(info: BackupInfo) -> str:
             [
                 ("Cluster", info.cluster),
                 ("Type", f"{info.type} ({info.method})"),
-                ("Status", "✅ ok" if info.status == "ok" else f"⚠️ {info.status}"),
+                ("Status", "✓ ok" if info.status == "ok" else f"! {info.status}"),
                 ("Started", human_time(info.started_at)),
                 ("Duration", human_duration(info.seconds)),
                 ("Size", human_size(info.size_bytes)),
@@ -55,7 +55,6 @@ def verification_report(report: VerificationReport) -> str:
                 ("Started", human_time(report.started_at)),
                 ("Duration", human_duration(report.seconds)),
                 ("Read", human_size(report.bytes_read)),
-                ("Rate", human_rate(report.bytes_read, report.seconds)),
                 ("Sandbox", report.sandbox or "no server was started"),
             ],
         ),

@@ -149,19 +149,10 @@ def processes_of(run_id: str) -> list[int]:
 
 @contextmanager
 def _process(stack: Stack, name: str, *command: str) -> Iterator[None]:
-    log = stack.home / f"{name}.log"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "--no-prompt", *command],
-            cwd=ROOT,
-            env=stack.env,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            # A worker forwards SIGTERM to itself as SIGINT: where that is ignored, it would not stop.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+    # A worker forwards SIGTERM to itself as SIGINT: where that is ignored, it would not stop.
+    started = ["setpriv", "--pdeathsig=KILL", "--", "env", "--default-signal=INT"]
+    started += [sys.executable, "-m", "prefect", "--no-prompt", *command]
+    process = machine.spawn(started, stack.home / f"{name}.log", stack.env)
     try:
         yield
     finally:

@@ -62,7 +62,7 @@ def test_a_backup_and_its_verification_run_and_are_reported(stack: Stack) -> Non
     stack.prefect("deployment", "run", "backup/daily-full", "--watch")
     run = stack.newest_run("backup/daily-full")
     assert run["name"].startswith("main-full-20")
-    assert "| Status | ✅ ok |" in stack.artifact("backup-main")
+    assert "| Status | ✓ ok |" in stack.artifact("backup-main")
 
     stack.prefect("deployment", "run", "verify/daily", "--watch")
     assert "**Proven" in stack.artifact("verify-main")

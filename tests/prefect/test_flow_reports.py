@@ -61,7 +61,7 @@ def test_a_backup_report_holds_the_figures() -> None:
     report = backup_report(INFO)
     for row in (
         "| Cluster | orders |",
-        "| Status | ✅ ok |",
+        "| Status | ✓ ok |",
         "| Started | 2026-11-23 12:00:00 UTC |",
         "| Duration | 1 min 20 s |",
         "| Size | 4 GB |",
@@ -78,7 +78,7 @@ def test_a_backup_report_holds_the_figures() -> None:
 def test_findings_are_listed_and_stay_in_their_cells() -> None:
     finding = Finding("page-checksum", "base/5/a|b: page 3\nis <bad>", degrades=True)
     report = backup_report(replace(INFO, status="degraded", findings=(finding,)))
-    assert "⚠️ degraded" in report
+    assert "! degraded" in report
     assert "| page-checksum | base/5/a\\|b: page 3 is &lt;bad> | yes |" in report
 
 
@@ -91,9 +91,9 @@ def test_a_backup_that_stored_nothing_and_took_no_time_has_a_report() -> None:
 def test_a_verification_report_lists_the_steps_with_their_durations() -> None:
     report = verification_report(PROVEN)
     assert "**Proven: the backup was restored, started and recovered**" in report
-    assert "| objects | ✅ passed | 0.2 s | 312 objects |" in report
+    assert "| objects | ✓ passed | 0.2 s | 312 objects |" in report
     assert (
-        "| collations | ➖ not checked here | 0.0 s | ICU is not built in. install postgresql-18 |" in report
+        "| collations | – not checked here | 0.0 s | ICU is not built in. install postgresql-18 |" in report
     )
     assert "| Sandbox | own user and network namespaces |" in report
 
