@@ -1,29 +1,28 @@
-"""The front door for backups: what a flow, a script or the command line calls."""
+"""The front door for backups: what a flow, a script or the command line calls.
+
+Each method imports what it needs: `pgproof list` must not wait for PostgreSQL's libraries.
+"""
 
 from __future__ import annotations
 
-from pgproof.actions import manage_keys
-from pgproof.actions.check_setup import check_setup
-from pgproof.actions.init_repository import InitReport, init_repository
-from pgproof.actions.opening import open_repository
-from pgproof.actions.statistics import RepositoryStats, statistics
-from pgproof.actions.take_backup import take_backup
-from pgproof.actions.verify_backup import verify_backup
+import os
+from typing import TYPE_CHECKING
+
 from pgproof.model.config import BackupConfig, BackupType, PostgresConfig, VerifyLevel
 from pgproof.model.report import BackupInfo, Check, ProgressCallback, VerificationReport, no_progress
-from pgproof.repository.catalog import list_backups
-from pgproof.repository.keyring import KeySlot
 from pgproof.waiting import in_thread
+
+if TYPE_CHECKING:
+    from pgproof.actions.init_repository import InitReport
+    from pgproof.actions.statistics import RepositoryStats
+    from pgproof.repository.keyring import KeySlot
 
 __all__ = [
     "BackupConfig",
     "BackupInfo",
     "BackupManager",
     "BackupType",
-    "InitReport",
-    "KeySlot",
     "PostgresConfig",
-    "RepositoryStats",
     "VerificationReport",
     "VerifyLevel",
 ]
@@ -32,7 +31,8 @@ __all__ = [
 class BackupManager:
     """Backups of one PostgreSQL cluster in one repository.
 
-    Without `config` the environment configures the repository (`BACKUP_DIR`, `AWS_S3_BUCKET`, …). Every
+    Without `config` the environment configures the repository (`BACKUP_DIR`, `AWS_S3_BUCKET`, …); a passphrase
+    that `config` leaves out is taken from `BACKUP_PASSPHRASE` or `BACKUP_PASSPHRASE_FILE`. Every
     method raises the errors of `pgproof.errors`: PreconditionError where something must be changed first,
     TransientError where the same call may succeed later, ConflictError and DataError. Cancelling a call stops
     the work and waits until it has cleaned up.
@@ -40,21 +40,28 @@ class BackupManager:
 
     def __init__(self, postgres: PostgresConfig, config: BackupConfig | None = None) -> None:
         self.postgres = postgres
-        self.config = config if config is not None else BackupConfig.from_env()
+        self.config = (config or BackupConfig.from_env()).completed(os.environ)
 
     async def init_repository(self) -> InitReport:
         """Make the configured repository; the recovery key in the answer is told only now."""
+        from pgproof.actions.init_repository import init_repository
+
         return await in_thread(lambda _job: init_repository(self.config))
 
     async def create_backup(
         self, backup_type: BackupType | None = None, *, progress: ProgressCallback = no_progress
     ) -> BackupInfo:
         """Take a backup, by default of the configured type; it is whole and durable when this returns."""
+        from pgproof.actions.take_backup import take_backup
+
         kind = backup_type if backup_type is not None else self.config.backup_type
         return await in_thread(lambda job: take_backup(self.postgres, self.config, kind, job), progress)
 
     async def list_backups(self, backup_type: BackupType | None = None) -> list[BackupInfo]:
         """All committed backups, oldest first."""
+        from pgproof.actions.opening import open_repository
+        from pgproof.repository.catalog import list_backups
+
         return await in_thread(lambda _job: list_backups(open_repository(self.config), backup_type))
 
     async def verify_backup(
@@ -65,28 +72,42 @@ class BackupManager:
         progress: ProgressCallback = no_progress,
     ) -> VerificationReport:
         """Verify a backup (an id, a unique beginning of one, or "latest"); the report is stored beside it."""
+        from pgproof.actions.verify_backup import verify_backup
+
         return await in_thread(lambda job: verify_backup(self.config, backup_id, level, job), progress)
 
     async def check(self) -> list[Check]:
         """Everything that would make a backup fail."""
+        from pgproof.actions.check_setup import check_setup
+
         return await in_thread(lambda _job: check_setup(self.postgres, self.config))
 
     async def stats(self) -> RepositoryStats:
         """Figures of the repository."""
+        from pgproof.actions.statistics import statistics
+
         return await in_thread(lambda _job: statistics(self.config))
 
     async def list_keys(self) -> list[KeySlot]:
         """The key slots, oldest first."""
-        return await in_thread(lambda _job: manage_keys.list_keys(self.config))
+        from pgproof.actions.manage_keys import list_keys
+
+        return await in_thread(lambda _job: list_keys(self.config))
 
     async def add_key(self, new_passphrase: str) -> KeySlot:
         """Let one more passphrase open the repository."""
-        return await in_thread(lambda _job: manage_keys.add_key(self.config, new_passphrase))
+        from pgproof.actions.manage_keys import add_key
+
+        return await in_thread(lambda _job: add_key(self.config, new_passphrase))
 
     async def remove_key(self, slot_id: str) -> None:
         """Remove a key slot, but neither the last one nor the one in use."""
-        await in_thread(lambda _job: manage_keys.remove_key(self.config, slot_id))
+        from pgproof.actions.manage_keys import remove_key
+
+        await in_thread(lambda _job: remove_key(self.config, slot_id))
 
     async def change_key(self, new_passphrase: str) -> KeySlot:
         """Replace the passphrase that is configured now."""
-        return await in_thread(lambda _job: manage_keys.change_key(self.config, new_passphrase))
+        from pgproof.actions.manage_keys import change_key
+
+        return await in_thread(lambda _job: change_key(self.config, new_passphrase))

@@ -11,17 +11,18 @@ from typing import Any
 
 import psycopg
 
+from pgproof.actions.cluster_identity import ensure_cluster
 from pgproof.actions.opening import open_repository
-from pgproof.actions.take_backup import ensure_cluster
 from pgproof.errors import EngineError, PreconditionError
 from pgproof.model.config import BackupConfig, PostgresConfig
 from pgproof.model.report import Check
-from pgproof.postgres.connection import command, connect, connect_replication, query
+from pgproof.postgres.connection import connect, connect_replication, query
 from pgproof.postgres.facts import ServerFacts, read_context, read_facts
 from pgproof.postgres.osuser import service_user
 from pgproof.postgres.programs import find_programs
+from pgproof.postgres.refusals import NO_REPLICATION_HINT, sql_name
 from pgproof.postgres.sandbox import find_sandbox
-from pgproof.postgres.wal_stream import show
+from pgproof.postgres.wal_stream import create_temporary_slot, show
 from pgproof.repository.probe import store_answers
 
 _MAX_CLOCK_SECONDS = 60.0
@@ -40,7 +41,7 @@ def _server(postgres: PostgresConfig, config: BackupConfig) -> Iterator[Check]:
             yield _passed("replication connection", f"{postgres}", begun)
             facts = read_facts(connection)
             yield _passed("server", f"PostgreSQL {facts.version}, wal_level {facts.wal_level}")
-            yield from _capacity(connection)
+            yield from _capacity(connection, postgres)
             if facts.in_recovery:
                 yield Check("primary", False, "this server is a standby", "back up the primary")
     except EngineError as error:
@@ -51,30 +52,25 @@ def _server(postgres: PostgresConfig, config: BackupConfig) -> Iterator[Check]:
         yield from _programs(facts, config)
 
 
-def _capacity(connection: psycopg.Connection[Any]) -> Iterator[Check]:
-    """A backup needs two walsenders and a slot; trying is the only question every role may ask."""
+def _capacity(connection: psycopg.Connection[Any], postgres: PostgresConfig) -> Iterator[Check]:
+    """A backup needs two WAL senders and a slot. Whether they are free is found out by taking them."""
     pgconn = connection.pgconn
-    slots = int(show(pgconn, "max_replication_slots"))
-    senders = int(show(pgconn, "max_wal_senders"))
-    yield Check(
-        "WAL senders and slots",
-        senders >= 2 and slots >= 1,
-        f"max_wal_senders {senders}, max_replication_slots {slots}",
-        ""
-        if senders >= 2 and slots >= 1
-        else "set max_wal_senders = 10 and max_replication_slots = 10 and restart",
-    )
-    yield _attempt(
-        "temporary replication slot",
-        lambda: str(
-            command(
-                pgconn,
-                "CREATE_REPLICATION_SLOT pgproof_check TEMPORARY PHYSICAL RESERVE_WAL",
-                "creating a temporary replication slot",
-            )
-            and "made and dropped with the connection"
-        ),
-    )
+    senders, slots = (show(pgconn, f"max_{kind}") for kind in ("wal_senders", "replication_slots"))
+
+    def second() -> str:
+        with closing(connect_replication(postgres)):
+            return f"two of max_wal_senders {senders} were free"
+
+    check = _attempt("WAL senders", second)
+    if check.ok is False and int(senders) < 2:
+        check = replace(check, hint="set max_wal_senders = 10 in postgresql.conf and restart the server")
+    yield check
+
+    def slot() -> str:
+        create_temporary_slot(pgconn, "pgproof_check")
+        return f"one of max_replication_slots {slots} was free"
+
+    yield _attempt("replication slots", slot)
 
 
 def _repository(config: BackupConfig, facts: ServerFacts | None) -> Iterator[Check]:
@@ -114,8 +110,9 @@ def _ordinary(postgres: PostgresConfig) -> Iterator[Check]:
     try:
         with closing(connect(postgres)) as connection:
             yield _passed("ordinary connection", "settings and configuration are recorded", begun)
+            yield from _rights(connection)
             (server_now,) = query(connection, "SELECT clock_timestamp()")[0]
-            yield _clock(server_now, datetime.now(server_now.tzinfo))
+            yield compare_clocks(server_now, datetime.now(server_now.tzinfo))
         for finding in read_context(postgres).findings:
             yield Check(finding.kind, None, finding.message)
     except EngineError as error:
@@ -123,7 +120,25 @@ def _ordinary(postgres: PostgresConfig) -> Iterator[Check]:
         yield replace(_failed("ordinary connection", error), ok=None)
 
 
-def _clock(server: datetime, ours: datetime) -> Check:
+def _rights(connection: psycopg.Connection[Any]) -> Iterator[Check]:
+    """What replication needs, seen from here: where pg_hba.conf is in the way, the next remedy is told as well."""
+    ((role, replication, wal_level),) = query(
+        connection,
+        "SELECT rolname, rolreplication OR rolsuper, current_setting('wal_level') "
+        "FROM pg_roles WHERE rolname = current_user",
+    )
+    yield Check(
+        "role may replicate",
+        bool(replication),
+        str(role),
+        "" if replication else f"run as a superuser:  ALTER ROLE {sql_name(role)} REPLICATION",
+    )
+    enough = wal_level != "minimal"
+    yield Check("wal_level", enough, str(wal_level), "" if enough else NO_REPLICATION_HINT)
+
+
+def compare_clocks(server: datetime, ours: datetime) -> Check:
+    """Whether both clocks tell the same time, or nearly."""
     off = abs((server - ours).total_seconds())
     hint = (
         ""

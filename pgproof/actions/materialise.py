@@ -65,7 +65,7 @@ def write_files(
     mode = 0o750 if essentials.control_mode & 0o040 else 0o700
     directory = DataDirectory(plan.data_dir, plan.tablespaces, user)
     directory.make_roots(mode)
-    writer = _Writer(directory, manifest, job)
+    writer = _Writer(directory, manifest, plan.recover, job)
     for batch in batches(repository, manifest):
         job.checkpoint()
         for entry in batch.files:
@@ -81,7 +81,9 @@ def write_files(
         job.report(
             "writing WAL", segment.start - manifest.start_lsn.segment_start(segment.size), plan.wal_bytes
         )
-        _write_wal(repository, directory, segment, job)
+        write_wal(repository, directory, segment, job)
+    if manifest.timeline_history:
+        directory.write_file(b"pg_wal/%08X.history" % manifest.timeline, manifest.timeline_history)
     job.report("syncing")
     directory.sync()
     return directory
@@ -96,9 +98,12 @@ def write_control_file(directory: DataDirectory, essentials: Essentials) -> None
 class _Writer:
     """Counts what is written; makes a sink for each pack."""
 
-    def __init__(self, directory: DataDirectory, manifest: Manifest, job: Job) -> None:
+    def __init__(self, directory: DataDirectory, manifest: Manifest, recover: bool, job: Job) -> None:
         self._directory = directory
         self._manifest = manifest
+        # Without recovery the server's manifest goes with the files, for pg_verifybackup.
+        withheld = {CONTROL_FILE, TABLESPACE_MAP}
+        self._withheld = withheld | {SERVER_MANIFEST} if recover else withheld
         self._job = job
         self._lock = threading.Lock()
         self._written = 0
@@ -106,10 +111,9 @@ class _Writer:
     def sink(self) -> _FileSink:
         return _FileSink(self, OpenFiles(self._directory), self._manifest.block_size)
 
-    @staticmethod
-    def withheld(entry: FileEntry) -> bool:
-        """pg_control comes last; the tablespace map is written anew; the server's manifest is for checks."""
-        return entry.path in (CONTROL_FILE, TABLESPACE_MAP, SERVER_MANIFEST)
+    def withheld(self, entry: FileEntry) -> bool:
+        """pg_control comes last, and the tablespace map is written anew."""
+        return entry.path in self._withheld
 
     def count(self, nbytes: int) -> None:
         with self._lock:
@@ -140,7 +144,8 @@ class _FileSink:
         self._files.close()
 
 
-def _write_wal(repository: Repository, directory: DataDirectory, segment: WalSegment, job: Job) -> None:
+def write_wal(repository: Repository, directory: DataDirectory, segment: WalSegment, job: Job) -> None:
+    """One segment, in full length, into pg_wal."""
     reader = repository.open_wal(segment)
     if reader.index.plain_size > segment.size:
         raise DataError("a WAL segment is longer than it may be", segment=segment.name)
@@ -150,7 +155,7 @@ def _write_wal(repository: Repository, directory: DataDirectory, segment: WalSeg
         for frame in range(len(reader.index.codecs)):
             job.checkpoint()
             data = reader.frame(frame, repository.hashes)
-            files.write(path, segment.size, 0o600, offset, memoryview(data))
+            files.write(path, segment.size, directory.file_mode, offset, memoryview(data))
             offset += len(data)
     finally:
         files.close()

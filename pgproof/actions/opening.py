@@ -28,9 +28,18 @@ def passphrase_of(config: BackupConfig) -> str | None:
             file=path,
             reason=error.strerror,
         ) from error
+    except UnicodeDecodeError as error:
+        raise PreconditionError(
+            "the passphrase file is not text",
+            hint="write the passphrase into it as UTF-8",
+            file=path,
+        ) from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise PreconditionError(
-            "others can read the passphrase file", hint=f"chmod 600 {path}", file=path, mode=oct(mode & 0o777)
+            "others can read the passphrase file",
+            hint=f"run: chmod 600 {path}",
+            file=path,
+            mode=f"{mode & 0o777:04o}",
         )
     if not text:
         raise PreconditionError(

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from pgproof.actions.materialise import Essentials, read_essentials, write_control_file, write_files
 from pgproof.actions.opening import open_repository
-from pgproof.errors import DataError
+from pgproof.actions.scratch_place import locations_created_by_wal
+from pgproof.errors import DataError, PreconditionError
 from pgproof.model.config import BackupConfig
 from pgproof.model.control_file import parse_control_file
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
 from pgproof.model.manifest import Manifest
 from pgproof.model.report import RestoreReport
-from pgproof.model.restore_plan import RestorePlan, plan_restore
+from pgproof.model.restore_plan import RestorePlan, plan_restore, unknown_locations
 from pgproof.model.source_files import AUTO_CONF, CONTROL_FILE
-from pgproof.postgres.data_directory import DataDirectory, refuse_occupied, refuse_too_small
+from pgproof.postgres.data_directory import DataDirectory
+from pgproof.postgres.new_tablespaces import tablespaces_in_wal
 from pgproof.postgres.osuser import OsUser, service_user
 from pgproof.postgres.programs import Programs, find_programs
-from pgproof.postgres.scratch import Recovery, scratch_server
+from pgproof.postgres.restore_target import refuse_occupied, refuse_too_small, refuse_unreachable
+from pgproof.postgres.scratch import Handover, Recovery, scratch_server
+from pgproof.postgres.scratch_files import allow_start, forbid_start
 from pgproof.repository.catalog import find_backup
 from pgproof.repository.content import Content
 from pgproof.repository.repository import Repository
@@ -47,7 +52,7 @@ def plan_cluster_restore(
 ) -> RestorePlan:
     """What `restore_cluster` would do, after the same checks; writes nothing."""
     repository = open_repository(config)
-    return _prepare(repository, config, backup_id, data_dir, tablespaces, recover, owner)[1]
+    return _prepare(repository, config, backup_id, data_dir, tablespaces, recover, owner, Job())[1]
 
 
 def restore_cluster(
@@ -71,21 +76,26 @@ def restore_cluster(
     job.report("opening repository")
     repository = open_repository(config)
     manifest, plan, user, programs, essentials = _prepare(
-        repository, config, backup_id, data_dir, tablespaces, recover, owner
+        repository, config, backup_id, data_dir, tablespaces, recover, owner, job
     )
     directory = write_files(repository, manifest, plan, essentials, user, job)
-    _write_external_config(directory, manifest, essentials)
+    _write_external_config(directory, manifest, plan, essentials)
     end_lsn = None
     notes = list(plan.notes)
+    moved = dict(plan.moved)
     if programs is not None:
-        _write_signal(directory)
+        forbid_start(plan.data_dir, user)
         directory.sync()
         write_control_file(directory, essentials)
-        end_lsn = _recover(manifest, plan, essentials, programs, user, notes, job)
+        end_lsn, new_tablespaces = _recover(manifest, plan, essentials, programs, user, notes, job)
+        moved |= {location: str(place) for location, place in new_tablespaces.items()}
         _tidy(directory)
         directory.sync()
+        # The last step: from here on it is a whole cluster that starts with its own settings.
+        allow_start(plan.data_dir)
     else:
         _leave_recovery_to_server(repository, directory, manifest)
+        notes += _warn_of_new_tablespaces(config, plan, manifest, user, job)
         directory.sync()
         write_control_file(directory, essentials)
     return RestoreReport(
@@ -96,7 +106,7 @@ def restore_cluster(
         seconds=time.monotonic() - begun,
         recovered=recover,
         end_lsn=end_lsn,
-        tablespaces=plan.moved,
+        tablespaces=moved,
         notes=tuple(notes),
     )
 
@@ -109,15 +119,26 @@ def _prepare(
     tablespaces: Mapping[str, str],
     recover: bool,
     owner: str | None,
+    job: Job,
 ) -> tuple[Manifest, RestorePlan, OsUser | None, Programs | None, Essentials]:
     """Everything that can be refused is refused here, before the first byte."""
     manifest = find_backup(repository, backup_id)
     user = service_user(owner)
-    plan = plan_restore(
-        manifest, Path(data_dir).absolute(), tablespaces, recover=recover, owner=user.name if user else None
-    )
     programs = find_programs(manifest.major_version, config.bin_dir) if recover else None
-    refuse_occupied([plan.data_dir, *plan.tablespaces.values()])
+    in_wal: list[str] = []
+    if programs is not None and unknown_locations(manifest, tablespaces):
+        in_wal = locations_created_by_wal(repository, config, manifest, programs, user, job)
+    plan = plan_restore(
+        manifest,
+        Path(data_dir).absolute(),
+        tablespaces,
+        recover=recover,
+        owner=user.name if user else None,
+        in_wal=in_wal,
+    )
+    refuse_occupied([plan.data_dir, *plan.tablespaces.values(), *plan.new_tablespaces.values()])
+    if recover:
+        refuse_unreachable([plan.data_dir, *plan.tablespaces.values()], user)
     refuse_too_small(plan.needed)
     essentials = read_essentials(repository, manifest)
     return manifest, plan, user, programs, essentials
@@ -131,8 +152,10 @@ def _recover(
     user: OsUser | None,
     notes: list[str],
     job: Job,
-) -> Lsn:
+) -> tuple[Lsn, dict[str, Path]]:
+    """Return where recovery ended, and the places of the tablespaces that it created."""
     job.report("recovering")
+    places = {location: Path(place) for location, place in plan.moved.items()}
     with scratch_server(
         programs,
         plan.data_dir,
@@ -141,7 +164,7 @@ def _recover(
         tablespaces=list(plan.tablespaces.values()),
         recovery=Recovery(NOTHING_MORE, manifest.timeline),
         settings={"fsync": "on"},
-        keep_auto_conf=True,
+        handover=Handover(plan.new_tablespaces_dir, places),
         job=job,
         timeout=_RECOVERY_SECONDS,
     ) as server:
@@ -160,12 +183,13 @@ def _recover(
         notes.append(
             f"recovered with PostgreSQL {programs.version}; the source ran {manifest.server_version}"
         )
-    return end
-
-
-def _write_signal(directory: DataDirectory) -> None:
-    """With this file and without a restore_command PostgreSQL refuses to start, should we die here."""
-    directory.write_file(b"recovery.signal", b"")
+    notes += [
+        f"the WAL created a tablespace at {location}; it is in {place}"
+        for location, place in server.new_tablespaces.items()
+    ]
+    if server.new_tablespaces:
+        DataDirectory(plan.data_dir, dict(enumerate(server.new_tablespaces.values())), user).sync()
+    return end, server.new_tablespaces
 
 
 def _tidy(directory: DataDirectory) -> None:
@@ -182,29 +206,54 @@ def _leave_recovery_to_server(repository: Repository, directory: DataDirectory, 
                 auto_conf = content.read(segment, entry, manifest.block_size)
     addition = _NO_RECOVER.format(timeline=manifest.timeline).encode()
     directory.write_file(AUTO_CONF, auto_conf.rstrip(b"\n") + b"\n" + addition)
-    _write_signal(directory)
+    directory.write_file(b"recovery.signal", b"")
 
 
-def _write_external_config(directory: DataDirectory, manifest: Manifest, essentials: Essentials) -> None:
+def _warn_of_new_tablespaces(
+    config: BackupConfig, plan: RestorePlan, manifest: Manifest, user: OsUser | None, job: Job
+) -> list[str]:
+    """What a server must not find out at its first start, which nothing of ours surrounds."""
+    try:
+        programs = find_programs(manifest.major_version, config.bin_dir)
+        found = tablespaces_in_wal(programs, plan.data_dir / "pg_wal", manifest.timeline, user, job)
+    except PreconditionError as error:
+        return [f"the WAL was not searched for new tablespaces: {error.message}"]
+    return [
+        f"the WAL creates a tablespace at {location}: the first start writes to that very directory, "
+        "so make it, empty, and see that no other server on this machine uses it; or restore with recovery"
+        for location in found
+        if Path(location) not in plan.tablespaces.values()
+    ]
+
+
+def _write_external_config(
+    directory: DataDirectory, manifest: Manifest, plan: RestorePlan, essentials: Essentials
+) -> None:
     """Files that the source kept elsewhere, beside a minimal configuration that starts.
 
     They are not put into effect: a `data_directory` line in them would start the server on the source's data.
     """
-    if not any(c.setting == "config_file" for c in manifest.external_config):
-        return
-    directory.make_plain_directory(_CONFIG_FOLDER)
-    taken: set[str] = set()
+    if manifest.external_config:
+        directory.make_plain_directory(_CONFIG_FOLDER)
+    origins: dict[str, str] = {}
     for config in manifest.external_config:
-        name = Path(config.path).name
-        if config.content is None or name in taken:
+        if config.content is None:
             continue
-        taken.add(name)
+        plain = Path(config.path).name
+        names = (f"{plain}.{number}" if number > 1 else plain for number in itertools.count(1))
+        name = next(name for name in names if name not in origins)
+        origins[name] = config.path
         directory.write_file(_CONFIG_FOLDER + b"/" + name.encode(), config.content)
-    minima = "".join(f"{name} = {value}\n" for name, value in essentials.parsed.minima.items())
+    # Without the right to see where its configuration lay, the backup has none.
+    missing = not (plan.data_dir / "postgresql.conf").exists()
+    if not missing and not any(c.setting == "config_file" for c in manifest.external_config):
+        return
+    control = essentials.parsed
+    minima = "".join(f"{name} = {value}\n" for name, value in {**control.minima, **control.wal_sizes}.items())
     head = (
         "# The source kept its configuration outside the data directory. Its files, as they were, are in\n"
         "# config-from-backup/: copy from them what you need, without data_directory, hba_file and ident_file.\n"
-    )
+    ) + "".join(f"# {name}: {path!r}\n" for name, path in origins.items())
     directory.write_file(b"postgresql.conf", (head + minima).encode())
     directory.write_file(b"pg_hba.conf", b"# See config-from-backup/.\nlocal all all peer\n")
     directory.write_file(b"pg_ident.conf", b"")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pgproof.errors import EngineError, PreconditionError
@@ -101,7 +102,13 @@ _VISIBILITY = """
     SELECT c.oid::regclass::text
     FROM pg_class c
     WHERE c.relkind IN ('r', 'm', 't') AND c.relpersistence <> 't'
-      AND (EXISTS (SELECT FROM pg_check_visible(c.oid)) OR EXISTS (SELECT FROM pg_check_frozen(c.oid)))
+      AND (EXISTS (SELECT FROM {schema}.pg_check_visible(c.oid))
+           OR EXISTS (SELECT FROM {schema}.pg_check_frozen(c.oid)))
+"""
+# The cluster may have it already, in any schema.
+_VISIBILITY_SCHEMA = """
+    SELECT nspname FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace
+    WHERE extname = 'pg_visibility'
 """
 
 
@@ -111,13 +118,15 @@ def _visibility(server: ScratchServer, databases: Sequence[str], job: Job) -> st
         job.checkpoint()
         with server.connect(database) as connection:
             try:
-                connection.execute("CREATE EXTENSION IF NOT EXISTS pg_visibility")
+                connection.execute("CREATE EXTENSION IF NOT EXISTS pg_visibility SCHEMA pg_catalog")
             except psycopg.errors.FeatureNotSupported as error:
                 raise PreconditionError(
                     "the extension pg_visibility is not installed here",
                     hint="install PostgreSQL's contrib package",
                 ) from error
-            wrong += [f"{database}: {row[0]}" for row in connection.execute(_VISIBILITY).fetchall()]
+            (schema,) = connection.execute(_VISIBILITY_SCHEMA).fetchall()[0]
+            query = sql.SQL(_VISIBILITY).format(schema=sql.Identifier(schema))
+            wrong += [f"{database}: {row[0]}" for row in connection.execute(query).fetchall()]
     return f"wrong visibility map of {', '.join(wrong)}" if wrong else ""
 
 

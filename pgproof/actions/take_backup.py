@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
 import secrets
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 
+from pgproof.actions.cluster_identity import ensure_cluster
 from pgproof.actions.opening import open_repository
 from pgproof.actions.page_check import damaged_pages
 from pgproof.actions.receive import Receiver
@@ -26,13 +28,16 @@ from pgproof.model.report import BackupInfo, Finding
 from pgproof.postgres.base_backup import BackupOptions, Ended, Started, stream_base_backup
 from pgproof.postgres.connection import connect_replication
 from pgproof.postgres.facts import ServerContext, ServerFacts, read_context, read_facts
-from pgproof.postgres.wal_stream import SystemIdentity, WalStream, stream_wal
+from pgproof.postgres.wal_stream import SystemIdentity, WalStream, stream_wal, timeline_history
 from pgproof.repository.intake import FileIntake, StoredFiles
+from pgproof.repository.integrity import check_objects
 from pgproof.repository.leases import Lease, hold_lease
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
 from pgproof.repository.wal_writer import WalWriter
 from pgproof.repository.writer import PackWriter
+
+_log = logging.getLogger(__name__)
 
 _LOOK_EVERY = 16 << 20
 _WAL_PATIENCE_SECONDS = 120.0
@@ -105,6 +110,7 @@ class _Run:
         self._job.report("reading settings")
         context = read_context(self._postgres)
         with stream_wal(self._postgres, self._wal_writer) as (stream, identity):
+            history = timeline_history(self._connection.pgconn, identity.timeline)
             receiver, files = self._receive(stream)
             started, ended = receiver.started, receiver.ended
             if started is None or ended is None:
@@ -113,10 +119,21 @@ class _Run:
                 wal_bytes = self._wait_for_wal(stream, ended)
         findings = self._findings(context, ended, files)
         manifest = self._manifest(receiver, started, ended, files, wal_bytes, context, findings, identity)
+        manifest = replace(manifest, timeline_history=history)
         self._job.report("committing")
         self._lease.check()
-        self._check_packs(files)
+        self._check_objects(manifest)
         self._repository.commit(manifest)
+        _log.info(
+            "backup committed id=%s status=%s size=%d stored=%d files=%d findings=%d seconds=%.1f",
+            manifest.backup_id,
+            manifest.status,
+            manifest.size_bytes,
+            manifest.stored_bytes,
+            manifest.files,
+            len(manifest.findings),
+            (manifest.finished_at - manifest.started_at).total_seconds(),
+        )
         return manifest.info()
 
     def _wal_writer(self, identity: SystemIdentity, start: Lsn, segment_size: int) -> WalWriter:
@@ -155,7 +172,8 @@ class _Run:
     def _notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         severity = diagnostic.severity_nonlocalized or diagnostic.severity or "WARNING"
         finding = finding_for(severity, diagnostic.message_primary or "")
-        if finding is not None:
+        # The server reads directories twice, for its estimate and to send them.
+        if finding is not None and finding not in self._notices:
             self._notices.append(finding)
 
     def _wait_for_wal(self, stream: WalStream, ended: Ended) -> int:
@@ -189,23 +207,28 @@ class _Run:
             findings.extend(
                 damaged_pages(self._repository, files, self._facts.block_size, findings, self._job)
             )
+        if self._config.mirror_bucket:
+            findings.append(
+                Finding(
+                    "local-only",
+                    f"the bucket {self._config.mirror_bucket} is configured as well, but this version does not "
+                    "mirror: the backup is in the directory only",
+                )
+            )
         if not self._facts.data_checksums:
             findings.append(
                 Finding("no-checksums", "the cluster has no data checksums: damaged pages cannot be noticed")
             )
         return findings
 
-    def _check_packs(self, files: StoredFiles) -> None:
-        """What the manifest will name is there, as long as it was stored."""
-        present = {
-            number: info.size for number, info in self._repository.pack_objects(self._backup_id).items()
-        }
-        if present != files.pack_sizes:
-            missing = sorted(set(files.pack_sizes.items()) - set(present.items()))
+    def _check_objects(self, manifest: Manifest) -> None:
+        """What the manifest names is there, at the last moment before it is told."""
+        _text, missing = check_objects(self._repository, manifest, self._job)
+        if missing:
             raise ConflictError(
-                "packs of this backup are gone from the repository",
+                "objects of this backup are gone from the repository",
                 hint="something else deletes here; find it, then take the backup again",
-                missing=missing[:3],
+                missing="; ".join(missing[:3]),
             )
 
     def _manifest(
@@ -256,31 +279,3 @@ class _Run:
         begun = time.monotonic()
         yield
         self._seconds[phase] = time.monotonic() - begun
-
-
-def ensure_cluster(repository: Repository, facts: ServerFacts) -> None:
-    """The repository's cluster of this name is this one; the first backup says so.
-
-    Raises PreconditionError for a cluster with another system identifier.
-    """
-    key = repository.layout.cluster
-    described = {
-        "format": 1,
-        "system_identifier": facts.system_identifier,
-        "block_size": facts.block_size,
-        "wal_segment_size": facts.wal_segment_size,
-    }
-    if repository.bucket.head(key) is None:
-        # Another run may be first; what it wrote is compared below.
-        with contextlib.suppress(ConflictError):
-            repository.create_json(Kind.CLUSTER, key, described)
-    known = repository.read_json(Kind.CLUSTER, key)
-    if known.get("system_identifier") != facts.system_identifier:
-        raise PreconditionError(
-            "this is another cluster than the one backed up here under this name",
-            hint="correct the host, or give this cluster a name of its own with --cluster "
-            "(after pg_upgrade or initdb it is a new cluster)",
-            cluster=repository.cluster,
-            expected=known.get("system_identifier"),
-            found=facts.system_identifier,
-        )

@@ -5,7 +5,7 @@ Only a backup that was really restored and started is proven.
 
 from __future__ import annotations
 
-import tempfile
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,19 +16,22 @@ from pgproof.actions.materialise import read_essentials, write_control_file, wri
 from pgproof.actions.opening import open_repository
 from pgproof.actions.restore_cluster import NOTHING_MORE
 from pgproof.actions.scratch_checks import after_shutdown, while_running
-from pgproof.errors import DataError, PreconditionError
+from pgproof.actions.scratch_place import scratch_place
+from pgproof.errors import DataError
 from pgproof.model.config import BackupConfig, VerifyLevel
 from pgproof.model.job import Job
 from pgproof.model.manifest import Manifest
 from pgproof.model.report import Check, VerificationReport
 from pgproof.model.restore_plan import location_text, plan_restore
-from pgproof.postgres.data_directory import refuse_too_small
-from pgproof.postgres.osuser import OsUser, can_reach, give_to, service_user
+from pgproof.postgres.osuser import OsUser, service_user
 from pgproof.postgres.programs import Programs, find_programs
+from pgproof.postgres.restore_target import refuse_too_small
 from pgproof.postgres.scratch import Recovery, scratch_server
 from pgproof.repository.catalog import find_backup, store_verification
 from pgproof.repository.integrity import check_frames, check_objects
 from pgproof.repository.repository import Repository
+
+_log = logging.getLogger(__name__)
 
 _START_SECONDS = 24 * 3600.0
 _SHOWN = 100
@@ -56,6 +59,15 @@ def verify_backup(config: BackupConfig, backup_id: str, level: VerifyLevel, job:
         run.start(programs, user, everything=level is VerifyLevel.FULL)
     report = run.report(level)
     store_verification(repository, report)
+    _log.info(
+        "backup verified id=%s level=%s ok=%s proven=%s damage=%d seconds=%.1f",
+        report.backup_id,
+        report.level,
+        report.ok,
+        report.proven,
+        len(report.damage),
+        report.seconds,
+    )
     return report
 
 
@@ -173,28 +185,3 @@ class _Verification:
     def _failed(self, error: DataError) -> None:
         self._damage.append(str(error).partition("\n")[0])
         self._checks.append(Check("restored, started and recovered", False, error.message, error.hint))
-
-
-@contextmanager
-def scratch_place(config: BackupConfig, user: OsUser | None) -> Iterator[Path]:
-    """A directory for a scratch restore that the server's user can reach; gone afterwards."""
-    try:
-        with tempfile.TemporaryDirectory(prefix="pgproof-scratch-", dir=config.scratch_dir) as name:
-            place = Path(name)
-            give_to(user, place)
-            if not can_reach(user, place):
-                raise PreconditionError(
-                    "the scratch directory cannot be reached by the user who runs PostgreSQL",
-                    hint="set scratch_dir to a directory whose parents everybody may search, such as /var/tmp",
-                    directory=place,
-                    user=user.name if user else None,
-                )
-            yield place
-    except FileNotFoundError as error:
-        if config.scratch_dir is not None and not Path(config.scratch_dir).is_dir():
-            raise PreconditionError(
-                "the scratch directory is missing",
-                hint="create it or change scratch_dir",
-                directory=config.scratch_dir,
-            ) from error
-        raise

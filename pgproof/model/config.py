@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
@@ -82,7 +82,7 @@ class PostgresConfig:
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Read libpq's variables (`PGHOST`, `PGSERVICE`, …) from `environ`, by default the process's own.
 
-        Raises PreconditionError for a port that is not a number.
+        Raises PreconditionError for what is not a port.
         """
         if environ is None:
             import os
@@ -96,9 +96,11 @@ class PostgresConfig:
         """Build from libpq keywords (`database` or `dbname`, `host`, …)."""
         rest = {key: str(value) for key, value in values.items() if value is not None}
         port = rest.pop("port", None)
-        if port is not None and not port.isdigit():
+        if port is not None and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
             raise PreconditionError(
-                "the port is not a number", hint=f"set {source} to a number such as 5432", port=port
+                "the port is not a number from 1 to 65535",
+                hint=f"set {source} to a number such as 5432",
+                port=port,
             )
         database = rest.pop("dbname", None)
         return cls(
@@ -196,6 +198,25 @@ class BackupConfig:
                 max_rate=self.max_rate,
             )
 
+    def completed(self, environ: Mapping[str, str]) -> Self:
+        """The same, with what it leaves open of the passphrase and of S3 access taken from `environ`."""
+        found = type(self).from_env(environ)
+        passphrase, file = self.passphrase, self.passphrase_file
+        if not passphrase and not file:
+            passphrase, file = found.passphrase, found.passphrase_file
+        return replace(
+            self,
+            passphrase=passphrase,
+            passphrase_file=file,
+            s3_region=self.s3_region or found.s3_region,
+            s3_endpoint=self.s3_endpoint or found.s3_endpoint,
+        )
+
+    @property
+    def mirror_bucket(self) -> str | None:
+        """The bucket that is configured beside a directory."""
+        return self.s3_bucket if self.backup_dir and not self.repository_url else None
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: Any) -> Self:
         """Read `BACKUP_DIR`, `AWS_S3_BUCKET`, `BACKUP_PASSPHRASE`, … from `environ`.
@@ -237,10 +258,19 @@ class BackupConfig:
             )
         rest = dict(values)
         if "backup_type" in rest:
-            rest["backup_type"] = BackupType(rest["backup_type"])
+            rest["backup_type"] = _backup_type(rest["backup_type"])
         if "checks" in rest:
             rest["checks"] = tuple(_user_check(check) for check in rest["checks"])
         return cls(**rest)
+
+
+def _backup_type(value: Any) -> BackupType:
+    try:
+        return BackupType(value)
+    except ValueError as error:
+        raise PreconditionError(
+            "unknown type of backup", hint=f"use {', '.join(BackupType)}", backup_type=value
+        ) from error
 
 
 def _user_check(value: Any) -> UserCheck:

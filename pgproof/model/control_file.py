@@ -84,6 +84,12 @@ class ControlFile:
             "max_locks_per_transaction": str(self.max_locks_per_transaction),
         }
 
+    @property
+    def wal_sizes(self) -> dict[str, str]:
+        """PostgreSQL's defaults, or twice the segment size, below which a server does not start."""
+        least = 2 * self.wal_segment_size >> 20
+        return {"min_wal_size": f"{max(80, least)}MB", "max_wal_size": f"{max(1024, least)}MB"}
+
 
 def parse_control_file(data: bytes) -> ControlFile:
     """Read the bytes of `global/pg_control`.

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from functools import total_ordering
 
+_LSN = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})\Z")
 _SEGMENT_NAME = re.compile(r"[0-9A-F]{24}\Z")
 
 
@@ -22,10 +23,10 @@ class Lsn:
     @classmethod
     def parse(cls, text: str) -> Lsn:
         """Read `16/B374D848`. Raises ValueError for anything else."""
-        high, slash, low = text.partition("/")
-        if not slash or not 0 < len(high) <= 8 or not 0 < len(low) <= 8:
+        found = _LSN.match(text)
+        if found is None:
             raise ValueError(f"not an LSN: {text!r}")
-        return cls(int(high, 16) << 32 | int(low, 16))
+        return cls(int(found[1], 16) << 32 | int(found[2], 16))
 
     def __str__(self) -> str:
         return f"{self.value >> 32:X}/{self.value & 0xFFFFFFFF:X}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,7 +14,8 @@ from pgproof.model.lsn import Lsn, WalSegment, segments_between
 from pgproof.model.report import BackupInfo, Finding, VerificationSummary
 
 FORMAT = 1
-_BACKUP_ID = re.compile(r"\d{8}T\d{6}Z-(?:full|differential|incremental)-[0-9a-f]{6}\Z")
+_BACKUP_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-(?:full|differential|incremental)-[0-9a-f]{6}\Z")
+_MAJOR = re.compile(r"[0-9]{1,3}(?![0-9])")
 _MAP_HASH = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -85,6 +85,7 @@ class Manifest:
     settings: dict[str, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    timeline_history: bytes = b""
 
     @property
     def status(self) -> str:
@@ -138,6 +139,7 @@ class Manifest:
             "start_lsn": str(self.start_lsn),
             "stop_lsn": str(self.stop_lsn),
             "timeline": self.timeline,
+            "timeline_history": _b64(self.timeline_history),
             "wal_segment_size": self.wal_segment_size,
             "system_identifier": self.system_identifier,
             "server_version": self.server_version,
@@ -177,23 +179,24 @@ class Manifest:
                 type=BackupType(value["type"]),
                 method=_text(value["method"]),
                 parent_id=None if value["parent_id"] is None else _text(value["parent_id"]),
-                started_at=datetime.fromisoformat(value["started_at"]),
-                finished_at=datetime.fromisoformat(value["finished_at"]),
+                started_at=_time(value["started_at"]),
+                finished_at=_time(value["finished_at"]),
                 size_bytes=_count(value["size_bytes"]),
                 stored_bytes=_count(value["stored_bytes"]),
                 files=_count(value["files"]),
                 start_lsn=Lsn.parse(value["start_lsn"]),
                 stop_lsn=Lsn.parse(value["stop_lsn"]),
                 timeline=_count(value["timeline"]),
+                timeline_history=_unb64(value["timeline_history"]),
                 wal_segment_size=_count(value["wal_segment_size"]),
                 system_identifier=_text(value["system_identifier"]),
                 server_version=_text(value["server_version"]),
                 block_size=_count(value["block_size"]),
-                data_checksums=bool(value["data_checksums"]),
+                data_checksums=_flag(value["data_checksums"]),
                 change_detection=_text(value["change_detection"]),
                 maps=tuple(
                     MapRef(
-                        m["hash"],
+                        _text(m["hash"]),
                         _unb64(m["first"]),
                         _count(m["files"]),
                         _count(m["bytes"]),
@@ -216,12 +219,12 @@ class Manifest:
                 ),
                 settings={_text(k): _text(v) for k, v in value["settings"].items()},
                 findings=tuple(
-                    Finding(_text(f["kind"]), _text(f["message"]), bool(f["degrades"]))
+                    Finding(_text(f["kind"]), _text(f["message"]), _flag(f["degrades"]))
                     for f in value["findings"]
                 ),
                 seconds={_text(k): float(v) for k, v in value["seconds"].items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DataError("a manifest does not hold what it should", reason=repr(error)) from error
         _check(manifest)
         return manifest
@@ -237,7 +240,7 @@ def _check(manifest: Manifest) -> None:
         or not 1 << 20 <= size <= 1 << 30
         or size & (size - 1)
         or manifest.stop_lsn < manifest.start_lsn
-        or not manifest.server_version[:1].isdigit()
+        or not _MAJOR.match(manifest.server_version)
     ):
         raise DataError("a manifest does not hold what it should", backup=manifest.backup_id)
 
@@ -254,6 +257,19 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"not a text: {value!r}")
     return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"not a yes or no: {value!r}")
+    return value
+
+
+def _time(value: Any) -> datetime:
+    time = datetime.fromisoformat(value)
+    if time.tzinfo is None:
+        raise ValueError(f"a time without its zone: {value!r}")
+    return time
 
 
 def _count(value: Any) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import posixpath
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ _SPARE_SHARE = 0.1
 class RestorePlan:
     """Where everything of a backup will go. `tablespaces` maps oids to directories; sizes are bytes.
 
-    `needed` is the room each of the directories has to offer, by directory.
+    `needed` is the room each of the directories has to offer, by directory. `new_tablespaces` maps locations
+    of tablespaces that the WAL creates; others of that kind go to `new_tablespaces_dir`/<oid>.
     """
 
     backup_id: str
@@ -35,6 +37,11 @@ class RestorePlan:
     stop_lsn: Lsn
     owner: str | None
     notes: tuple[str, ...] = ()
+    new_tablespaces: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def new_tablespaces_dir(self) -> Path:
+        return self.data_dir.with_name(f"{self.data_dir.name}-tablespaces")
 
     def lines(self) -> list[str]:
         """The plan for people, a fact per line."""
@@ -75,27 +82,30 @@ def plan_restore(
     *,
     recover: bool,
     owner: str | None,
+    in_wal: Collection[str] = (),
 ) -> RestorePlan:
     """Decide where the files go. `mapping` moves tablespaces: old location to new.
 
+    `in_wal` are the locations of tablespaces that the backup's WAL creates, as far as they are known.
     Raises PreconditionError for a mapping that does not fit the backup or places that overlap.
     """
     locations = {_text(t.location): t for t in manifest.tablespaces}
-    unknown = sorted(set(mapping) - set(locations))
+    unknown = sorted(set(mapping) - set(locations) - set(in_wal))
     if unknown:
         raise PreconditionError(
             "the backup has no tablespace at this location",
-            hint=f"its tablespaces are: {', '.join(locations) or 'none'}",
+            hint=f"its tablespaces are: {', '.join([*locations, *in_wal]) or 'none'}",
             location=unknown[0],
         )
-    moved = {old: mapping.get(old, old) for old in locations}
+    moved = {old: mapping.get(old, old) for old in locations} | dict(mapping)
     for new in moved.values():
         if not new.startswith("/") or "\0" in new:
             raise PreconditionError(
                 "a tablespace needs an absolute path", hint="give --tablespace OLD=/new/path", location=new
             )
     tablespaces = {t.oid: Path(moved[old]) for old, t in locations.items()}
-    _refuse_overlap([data_dir, *tablespaces.values()])
+    new_tablespaces = {old: Path(new) for old, new in mapping.items() if old not in locations}
+    _refuse_overlap([data_dir, *tablespaces.values(), *new_tablespaces.values()])
     wal_bytes = len(manifest.wal_segments) * manifest.wal_segment_size
     outside = sum(t.size_bytes for t in manifest.tablespaces)
     needed = {data_dir: _with_spare(max(manifest.size_bytes - outside, 0) + wal_bytes)}
@@ -121,7 +131,13 @@ def plan_restore(
         stop_lsn=manifest.stop_lsn,
         owner=owner,
         notes=tuple(notes),
+        new_tablespaces=new_tablespaces,
     )
+
+
+def unknown_locations(manifest: Manifest, mapping: Mapping[str, str]) -> set[str]:
+    """The mapped locations at which the backup has no tablespace: its WAL may create one there."""
+    return set(mapping) - {_text(t.location) for t in manifest.tablespaces}
 
 
 def tablespace_map(plan: RestorePlan) -> bytes:
@@ -144,8 +160,10 @@ def _text(location: bytes) -> str:
 
 
 def _refuse_overlap(places: list[Path]) -> None:
-    for number, place in enumerate(places):
-        for other in places[number + 1 :]:
+    # Names only: "..", which a path keeps, must not hide an overlap.
+    plain = [Path("/" + posixpath.normpath(place).lstrip("/")) for place in places]
+    for number, place in enumerate(plain):
+        for other in plain[number + 1 :]:
             if place == other or place in other.parents or other in place.parents:
                 raise PreconditionError(
                     "two targets of the restore overlap",

@@ -10,6 +10,7 @@ from psycopg.conninfo import make_conninfo
 
 from pgproof.errors import DataError, EngineError, PreconditionError, TransientError
 from pgproof.model.config import PostgresConfig
+from pgproof.postgres.refusals import connection_error, without_secrets
 
 # Names in pg_stat_activity. "pgproof_…" matches no sensible entry of synchronous_standby_names but `*`.
 APPLICATION_NAME = "pgproof"
@@ -44,110 +45,22 @@ def connect_replication(
 
 
 def _open(config: PostgresConfig, overrides: dict[str, str]) -> psycopg.Connection[tuple[Any, ...]]:
-    conninfo = make_conninfo("", **{**_DEFAULTS, **config.parameters(), **overrides})
     try:
+        conninfo = make_conninfo("", **{**_DEFAULTS, **config.parameters(), **overrides})
         return psycopg.connect(conninfo, autocommit=True)
     except psycopg.OperationalError as error:
-        raise connection_error(error, config) from error
-    except psycopg.ProgrammingError as error:
+        login = error.pgconn.user.decode("utf-8", "replace") if error.pgconn else ""
+        raise connection_error(
+            str(error), config, replication="replication" in overrides, login=login
+        ) from error
+    except (psycopg.ProgrammingError, UnicodeError) as error:
+        # UnicodeError: Python encodes a host name before it is looked up, and refuses `a..b` there.
         raise PreconditionError(
             "the connection settings are not understood",
-            hint="check host, port and options",
+            hint="correct the host name (PGHOST), or the setting that the reason names",
             server=str(config),
+            reason=without_secrets(str(error).strip(), config),
         ) from error
-
-
-def connection_error(error: psycopg.Error, config: PostgresConfig) -> EngineError:
-    """Why a connection was refused, and who must act."""
-    text = " ".join(str(error).split())
-    facts = {"server": str(config), "reason": _without_secrets(text, config)}
-    for mark, message, hint in _REFUSALS:
-        if mark in text:
-            return PreconditionError(message, hint=hint.format(**_placeholders(config, text)), **facts)
-    for mark, message in _FOR_NOW:
-        if mark in text:
-            return TransientError(
-                message, hint="it is tried again; see the server's log if it stays", **facts
-            )
-    return TransientError(
-        "the server cannot be reached",
-        hint="check that PostgreSQL runs and that host, port and network are right",
-        **facts,
-    )
-
-
-_REFUSALS = (
-    (
-        "password authentication failed",
-        "the server refused the password",
-        "correct PGPASSWORD, the password file or the block; the role is {user}",
-    ),
-    (
-        "no password supplied",
-        "the server wants a password and none is given",
-        "set PGPASSWORD, a password file (PGPASSFILE) or the block's password for role {user}",
-    ),
-    (
-        "no pg_hba.conf entry",
-        "the server has no pg_hba.conf line that lets us in",
-        "add this line to pg_hba.conf and reload:  {hba}",
-    ),
-    (
-        "pg_hba.conf rejects",
-        "a pg_hba.conf line rejects this connection",
-        "put this line before it and reload:  {hba}",
-    ),
-    (
-        "WAL sender",
-        "the role may not use replication",
-        "run as a superuser:  ALTER ROLE {user} REPLICATION",
-    ),
-    (
-        "replication role to start walsender",
-        "the role may not use replication",
-        "run as a superuser:  ALTER ROLE {user} REPLICATION",
-    ),
-    (
-        "does not exist",
-        "the server does not know this role or database",
-        "create it, or correct PGUSER and PGDATABASE",
-    ),
-    ("could not translate host name", "no such host", "correct the host name (PGHOST) or the name service"),
-    ("not permitted to log in", "the role may not log in", "run as a superuser:  ALTER ROLE {user} LOGIN"),
-    (
-        "Peer authentication failed",
-        "the server wants another operating system user",
-        "connect as that user, or use a password",
-    ),
-    ("certificate", "the TLS certificate was not accepted", "check sslmode, sslrootcert, sslcert and sslkey"),
-    (
-        "server does not support SSL",
-        "the server does not offer TLS",
-        "turn it on there, or lower sslmode knowingly",
-    ),
-)
-_FOR_NOW = (
-    ("starting up", "the server is starting up"),
-    ("shutting down", "the server is shutting down"),
-    ("not yet accepting", "the server is recovering"),
-    ("exceeds max_wal_senders", "all of the server's WAL senders are in use (max_wal_senders)"),
-    ("too many connections", "the server has no connection left for us"),
-    ("remaining connection slots", "the server has no connection left for us"),
-)
-
-
-def _placeholders(config: PostgresConfig, text: str) -> dict[str, str]:
-    user = config.user or "<user>"
-    database = "replication" if "replication" in text else (config.database or "postgres")
-    if config.host is None or config.host.startswith("/"):
-        hba = f"local  {database}  {user}  scram-sha-256"
-    else:
-        hba = f"hostssl  {database}  {user}  <this machine's address>/32  scram-sha-256"
-    return {"user": user, "hba": hba}
-
-
-def _without_secrets(text: str, config: PostgresConfig) -> str:
-    return text.replace(config.password, "***") if config.password else text
 
 
 # SQLSTATE classes and codes by who must act (PostgreSQL documentation, appendix A).
@@ -163,13 +76,17 @@ def server_error(sqlstate: str | None, message: str, what: str) -> EngineError:
         return DataError(f"{what}: the server found damaged data", hint="look at the server's log", **facts)
     if state == "42501":
         return PreconditionError(
-            f"{what}: the role lacks a right", hint="`pgproof check` says which", **facts
+            f"{what}: the role lacks a right",
+            hint="grant what the reason names to the role, or connect as another",
+            **facts,
         )
     if not state or state[:2] in _TRANSIENT:
         return TransientError(
             f"{what} failed", hint="run it again; see the server's log if it stays", **facts
         )
-    return PreconditionError(f"{what} was refused", hint="`pgproof check` may say why", **facts)
+    return PreconditionError(
+        f"{what} was refused", hint="the reason is in the server's words; its log may say more", **facts
+    )
 
 
 def result_error(result: pq.abc.PGresult, what: str) -> EngineError:

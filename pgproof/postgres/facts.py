@@ -15,6 +15,7 @@ from pgproof.model.config import PostgresConfig
 from pgproof.model.manifest import ExternalConfig
 from pgproof.model.report import Finding
 from pgproof.postgres.connection import connect, query
+from pgproof.postgres.refusals import sql_name
 from pgproof.postgres.wal_stream import identify_system, show, size_in_bytes
 
 OLDEST_MAJOR = 15
@@ -49,17 +50,11 @@ def read_facts(connection: psycopg.Connection[Any]) -> ServerFacts:
     """Raises PreconditionError for a server that is too old or cannot be backed up."""
     pgconn: pq.abc.PGconn = connection.pgconn
     version_text = (pgconn.parameter_status(b"server_version") or b"").decode()
-    number = pgconn.server_version
-    if number < OLDEST_MAJOR * 10000:
-        raise PreconditionError(
-            "this PostgreSQL is too old",
-            hint=f"versions {OLDEST_MAJOR} and later are backed up; upgrade the server",
-            version=version_text,
-        )
-    facts = ServerFacts(
+    refuse_too_old(pgconn.server_version, version_text)
+    return ServerFacts(
         system_identifier=identify_system(pgconn).system_identifier,
         version=version_text.split()[0],
-        major=number // 10000,
+        major=pgconn.server_version // 10000,
         block_size=int(show(pgconn, "block_size")),
         wal_segment_size=size_in_bytes(show(pgconn, "wal_segment_size")),
         wal_level=show(pgconn, "wal_level"),
@@ -67,12 +62,16 @@ def read_facts(connection: psycopg.Connection[Any]) -> ServerFacts:
         in_recovery=(pgconn.parameter_status(b"in_hot_standby") or b"") == b"on",
         full_page_writes=show(pgconn, "full_page_writes") == "on",
     )
-    if facts.wal_level == "minimal":
+
+
+def refuse_too_old(number: int, version: str) -> None:
+    """`number` is as in libpq's PQserverVersion: 150004 for 15.4. Raises PreconditionError."""
+    if number < OLDEST_MAJOR * 10000:
         raise PreconditionError(
-            "the server writes too little WAL for a backup (wal_level is minimal)",
-            hint="set wal_level = replica and max_wal_senders = 10 in postgresql.conf and restart the server",
+            "this PostgreSQL is too old",
+            hint=f"versions {OLDEST_MAJOR} and later are backed up; upgrade the server",
+            version=version or "unknown",
         )
-    return facts
 
 
 def read_context(config: PostgresConfig) -> ServerContext:
@@ -140,7 +139,7 @@ def _external_config(
             Finding(
                 "external-config",
                 "whether configuration lies outside the data directory could not be seen; "
-                "GRANT pg_read_all_settings to the role",
+                f"run as a superuser:  GRANT pg_read_all_settings TO {sql_name(connection.info.user)}",
             )
         ]
     paths = {name: path for name, path in found.items() if path}
@@ -162,7 +161,8 @@ def _external_config(
                 Finding(
                     "external-config",
                     f"{path} lies outside the data directory and could not be read, so it is not in the backup; "
-                    "GRANT pg_read_server_files to the role, or save it otherwise",
+                    f"run as a superuser:  GRANT pg_read_server_files TO {sql_name(connection.info.user)}  "
+                    "or save it otherwise",
                 )
             )
     return files, findings

@@ -71,6 +71,17 @@ def can_reach(user: OsUser | None, path: Path) -> bool:
         return False
 
 
+def can_search(user: OsUser | None, path: Path) -> bool:
+    """Tell whether `user` may search `path` and every directory above it, by their modes."""
+    path = path.resolve()
+    if user is None:
+        return os.access(path, os.X_OK)
+    try:
+        return all(_allows(user, each.stat(), 0o1) for each in (path, *path.parents))
+    except OSError:
+        return False
+
+
 def _allows(user: OsUser, status: os.stat_result, bits: int) -> bool:
     mode = stat.S_IMODE(status.st_mode)
     if status.st_uid == user.uid:

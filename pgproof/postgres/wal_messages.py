@@ -35,11 +35,12 @@ class Keepalive:
 
 
 def decode(message: memoryview) -> WalData | Keepalive:
+    """Raises DataError for a message that is cut or not known."""
     kind = bytes(message[:1])
-    if kind == b"w":
+    if kind == b"w" and len(message) > _DATA_HEAD.size:
         start, _end, _clock = _DATA_HEAD.unpack_from(message, 1)
         return WalData(Lsn(start), message[1 + _DATA_HEAD.size :])
-    if kind == b"k":
+    if kind == b"k" and len(message) > _KEEPALIVE.size:
         end, _clock, reply = _KEEPALIVE.unpack_from(message, 1)
         return Keepalive(Lsn(end), bool(reply))
     raise DataError("the server sent a replication message this version does not know", kind=kind.hex())

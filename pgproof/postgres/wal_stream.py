@@ -26,6 +26,7 @@ from pgproof.postgres.wal_messages import Keepalive, decode, encode_status
 
 _STATUS_SECONDS = 10.0
 _SLOT_PREFIX = "pgproof_backup_"
+_SLOTS_EXHAUSTED = "53400"  # configuration_limit_exceeded
 
 
 class WalSink(Protocol):
@@ -66,10 +67,44 @@ def identify_system(pgconn: pq.abc.PGconn) -> SystemIdentity:
     return SystemIdentity(system_identifier, int(timeline), Lsn.parse(position))
 
 
+def timeline_history(pgconn: pq.abc.PGconn, timeline: int) -> bytes:
+    """The server's .history file of a timeline, without which it cannot be recovered; the first has none."""
+    if timeline == 1:
+        return b""
+    (row,) = command(pgconn, f"TIMELINE_HISTORY {timeline}", f"TIMELINE_HISTORY {timeline}")
+    return bytes(row.get("content") or b"")
+
+
 def show(pgconn: pq.abc.PGconn, setting: str) -> str:
     """A server setting over a replication connection; `setting` is a name in our code, never input."""
     rows = command(pgconn, f"SHOW {setting}", f"SHOW {setting}")
     return (next(iter(rows[0].values())) or b"").decode("utf-8", "replace")
+
+
+def create_temporary_slot(pgconn: pq.abc.PGconn, name: str) -> None:
+    """Make a slot that reserves WAL and ends with the connection; `name` is made by our code, never input.
+
+    Raises PreconditionError if the server allows no slots, TransientError if all are in use.
+    """
+    try:
+        command(
+            pgconn,
+            f"CREATE_REPLICATION_SLOT {name} TEMPORARY PHYSICAL RESERVE_WAL",
+            "creating a temporary replication slot",
+        )
+    except EngineError as error:
+        if int(show(pgconn, "max_replication_slots")) == 0:
+            raise PreconditionError(
+                "the server allows no replication slots (max_replication_slots is 0)",
+                hint="set max_replication_slots = 10 in postgresql.conf and restart the server",
+            ) from error
+        if error.context.get("sqlstate") == _SLOTS_EXHAUSTED:
+            raise TransientError(
+                "all of the server's replication slots are in use (max_replication_slots)",
+                hint="drop slots that nobody needs (SELECT slot_name FROM pg_replication_slots WHERE NOT active), "
+                "or raise max_replication_slots and restart the server",
+            ) from error
+        raise
 
 
 class WalStream:
@@ -165,11 +200,7 @@ def stream_wal(config: PostgresConfig, sink_for: SinkFactory) -> Iterator[tuple[
         segment_size = size_in_bytes(show(pgconn, "wal_segment_size"))
         standbys = show(pgconn, "synchronous_standby_names")
         slot = f"{_SLOT_PREFIX}{secrets.token_hex(6)}"
-        command(
-            pgconn,
-            f"CREATE_REPLICATION_SLOT {slot} TEMPORARY PHYSICAL RESERVE_WAL",
-            "creating a temporary replication slot",
-        )
+        create_temporary_slot(pgconn, slot)
         identity = identify_system(pgconn)
         start = identity.position.segment_start(segment_size)
         # A flush position would make us a candidate where the list has "*": commits would wait for us.

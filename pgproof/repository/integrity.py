@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from pgproof.errors import DataError
 from pgproof.model.filemap import FileEntry, numbers_of
@@ -14,6 +15,7 @@ from pgproof.model.wal_pages import check_first_page
 from pgproof.repository.frame_stream import batches, read_batch
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
+from pgproof.repository.unlocking import damaged_slots
 
 _THREADS = max(2, os.cpu_count() or 1)
 
@@ -38,17 +40,17 @@ def check_objects(repository: Repository, manifest: Manifest, job: Job) -> tuple
         wanted = numbers_of(bitmap)
         count += len(wanted)
         missing += [f"missing: {layout.pack_context(owner, n)}-*" for n in wanted if n not in present]
-    maps = {info.key for info in bucket.list(f"{layout.maps}/")}
-    missing += [f"missing: {layout.map(r.hash)}" for r in manifest.maps if layout.map(r.hash) not in maps]
-    count += len(manifest.maps)
-    wal = {info.key for info in bucket.list(f"{layout.wal}{manifest.timeline:08X}/")}
-    segments = manifest.wal_segments
-    missing += [f"missing: {layout.segment(s)}" for s in segments if layout.segment(s) not in wal]
-    count += len(segments)
-    for key in (layout.intent(manifest.backup_id), layout.cluster):
-        count += 1
-        if bucket.head(key) is None:
-            missing.append(f"missing: {key}")
+    keys = [
+        layout.intent(manifest.backup_id),
+        layout.cluster,
+        *(layout.map(ref.hash) for ref in manifest.maps),
+        *(layout.segment(segment) for segment in manifest.wal_segments),
+    ]
+    # Asked for one by one: maps and WAL lie among those of every other backup, which may be a million.
+    with ThreadPoolExecutor(8, thread_name_prefix="pgproof-look") as pool:
+        found = pool.map(lambda key: bucket.head(key) is not None, keys)
+        missing += [f"missing: {key}" for key, present in zip(keys, found, strict=True) if not present]
+    count += len(keys)
     return f"{count:,} objects", missing
 
 
@@ -102,6 +104,8 @@ def _small_objects(repository: Repository, manifest: Manifest, note: Note) -> No
             repository.read_json(kind, key)
         except DataError as error:
             note(error)
+    for damaged in damaged_slots(repository.bucket):
+        note(damaged)
 
 
 def _read_wal(repository: Repository, manifest: Manifest, segment: WalSegment, job: Job) -> int:

@@ -71,7 +71,7 @@ def make_slot(
     digest = _digest(repository_json)
     context = _context(digest, slot_id, kind, kdf)
     nonce = os.urandom(12)
-    slot = {
+    slot: dict[str, Any] = {
         "format": 1,
         "repository_id": json.loads(repository_json)["repository_id"],
         "slot": slot_id,
@@ -82,7 +82,7 @@ def make_slot(
         "nonce": _b64(nonce),
         "wrapped": _b64(AESGCM(kek).encrypt(nonce, master, context)),
     }
-    return slot_id, json.dumps(slot, indent=1, sort_keys=True).encode()
+    return slot_id, json.dumps(with_checksum(slot), indent=1, sort_keys=True).encode()
 
 
 def describe_slot(repository_json: bytes, data: bytes) -> KeySlot | None:
@@ -91,7 +91,10 @@ def describe_slot(repository_json: bytes, data: bytes) -> KeySlot | None:
     if slot.get("repository_id") != json.loads(repository_json)["repository_id"]:
         return None
     try:
-        return KeySlot(str(slot["slot"]), str(slot["kind"]), datetime.fromisoformat(str(slot["created_at"])))
+        created_at = datetime.fromisoformat(str(slot["created_at"]))
+        if created_at.tzinfo is None:
+            raise ValueError("a time without its zone")
+        return KeySlot(str(slot["slot"]), str(slot["kind"]), created_at)
     except (KeyError, ValueError) as error:
         raise DataError("a key slot is damaged", reason=repr(error)) from error
 
@@ -124,17 +127,31 @@ def open_slot(repository_json: bytes, data: bytes, secret: str) -> bytes | None:
         raise DataError("a key slot is damaged", slot=slot_id) from error
 
 
+def with_checksum(value: dict[str, Any]) -> dict[str, Any]:
+    """The same with a checksum, so that a rotten bit is not taken for a wrong passphrase."""
+    return {**value, "checksum": _checksum(value)}
+
+
+def has_checksum(value: dict[str, Any]) -> bool:
+    rest = {name: item for name, item in value.items() if name != "checksum"}
+    return value.get("checksum") == _checksum(rest)
+
+
+def _checksum(value: dict[str, Any]) -> str:
+    from hashlib import sha256
+
+    return sha256(json.dumps(value, separators=(",", ":"), sort_keys=True).encode()).hexdigest()
+
+
 def _check_bounds(kind: str, kdf: dict[str, Any]) -> None:
     salt = base64.b64decode(kdf["salt"], validate=True)
     expected = "argon2id" if kind == PASSPHRASE else "hkdf-sha256"
     if kdf["name"] != expected or not 16 <= len(salt) <= 64:
         raise ValueError("key derivation out of bounds")
-    if kind == PASSPHRASE and not (
-        19456 <= int(kdf["memory_kib"]) <= 1 << 20
-        and 1 <= int(kdf["iterations"]) <= 10
-        and 1 <= int(kdf["lanes"]) <= 8
-    ):
-        raise ValueError("key derivation out of bounds")
+    if kind == PASSPHRASE:
+        for name, least, most in (("memory_kib", 19456, 1 << 20), ("iterations", 1, 10), ("lanes", 1, 8)):
+            if type(kdf[name]) is not int or not least <= kdf[name] <= most:
+                raise ValueError("key derivation out of bounds")
 
 
 def _kek(secret: str, kind: str, kdf: dict[str, Any]) -> bytes:
@@ -147,9 +164,9 @@ def _kek(secret: str, kind: str, kdf: dict[str, Any]) -> bytes:
     return Argon2id(
         salt=salt,
         length=32,
-        iterations=int(kdf["iterations"]),
-        lanes=int(kdf["lanes"]),
-        memory_cost=int(kdf["memory_kib"]),
+        iterations=kdf["iterations"],
+        lanes=kdf["lanes"],
+        memory_cost=kdf["memory_kib"],
     ).derive(unicodedata.normalize("NFC", secret).encode())
 
 
@@ -175,6 +192,8 @@ def _load(data: bytes) -> dict[str, Any]:
         raise DataError("a key slot is damaged", reason=str(error)) from error
     if not isinstance(slot, dict) or slot.get("format") != 1:
         raise DataError("a key slot is damaged or of a newer format")
+    if not has_checksum(slot):
+        raise DataError("a key slot is damaged", reason="its checksum does not fit")
     return slot
 
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pgproof.errors import ConflictError, DataError, PreconditionError, TransientError
+from pgproof.failpoints import failpoint
 from pgproof.repository.bucket import ObjectInfo
 
+# A folder, or what would lie below an object, is no object either.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 _STAGING = ".staging-"
 
 
@@ -30,12 +34,14 @@ class LocalBucket:
         return str(self._root)
 
     def read(self, key: str) -> bytes:
+        failpoint("bucket.read")
         try:
             return self._path(key).read_bytes()
         except OSError as error:
             raise self._translated(error, key) from error
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
+        failpoint("bucket.read")
         try:
             fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -53,15 +59,18 @@ class LocalBucket:
         return data
 
     def create(self, key: str, data: bytes) -> None:
+        failpoint("bucket.create.before")
         path = self._path(key)
         staged = path.parent / f"{_STAGING}{secrets.token_hex(8)}"
         try:
             self._stage(staged, data)
+            failpoint("bucket.create.staged")
             try:
                 os.link(staged, path)
             finally:
                 staged.unlink(missing_ok=True)
             fsync_folder(path.parent)
+            failpoint("bucket.create.after")
         except FileExistsError as error:
             # The winner may not have got as far as its fsync yet.
             fsync_folder(path.parent)
@@ -84,15 +93,19 @@ class LocalBucket:
                 raise
 
     def head(self, key: str) -> ObjectInfo | None:
+        failpoint("bucket.head")
         try:
             status = self._path(key).stat()
-        except FileNotFoundError:
-            return None
         except OSError as error:
+            if self._is_absent(error):
+                return None
             raise self._translated(error, key) from error
+        if not stat.S_ISREG(status.st_mode):
+            return None
         return ObjectInfo(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        failpoint("bucket.list")
         folder = self._path(prefix.rstrip("/")) if prefix else self._root
         try:
             yield from self._walk(folder, prefix)
@@ -100,15 +113,17 @@ class LocalBucket:
             raise self._translated(error, prefix) from error
 
     def delete(self, key: str) -> None:
+        failpoint("bucket.delete.before")
         path = self._path(key)
         try:
             path.unlink()
             fsync_folder(path.parent)
-        except FileNotFoundError:
-            return
         except OSError as error:
+            if self._is_absent(error):
+                return
             raise self._translated(error, key) from error
         self._remove_empty_folders(path.parent)
+        failpoint("bucket.delete.after")
 
     def _path(self, key: str) -> Path:
         parts = key.split("/")
@@ -120,7 +135,7 @@ class LocalBucket:
         try:
             entries = list(os.scandir(folder))
         except (FileNotFoundError, NotADirectoryError):
-            if folder == self._root:
+            if not self._root.is_dir():
                 raise
             return
         for entry in entries:
@@ -156,6 +171,10 @@ class LocalBucket:
                 return  # not empty, or somebody was faster
             folder = folder.parent
 
+    def _is_absent(self, error: OSError) -> bool:
+        """No such object, in a directory that is there: an unmounted disk proves nothing absent."""
+        return error.errno in _ABSENT and self._root.is_dir()
+
     def _translated(
         self, error: OSError, key: str
     ) -> ConflictError | DataError | PreconditionError | TransientError:
@@ -165,13 +184,20 @@ class LocalBucket:
                 hint="mount or create it; for a new repository run `pgproof init`",
                 directory=self._root,
             )
-        if error.errno == errno.ENOENT:
+        if error.errno == errno.ENOTDIR and not self._root.is_dir():
+            return PreconditionError(
+                "the repository's place is not a directory",
+                hint="correct BACKUP_DIR or --repository",
+                directory=self._root,
+            )
+        if error.errno in _ABSENT:
             return DataError("an object is missing", key=key)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return PreconditionError(
                 "the repository's disk is full",
                 hint="free space or move the repository to a larger disk; nothing was half stored",
                 directory=self._root,
+                **disk_figures(self._root),
             )
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return PreconditionError(
@@ -183,6 +209,13 @@ class LocalBucket:
         return TransientError(
             "the repository's disk did not answer as it should", key=key, reason=error.strerror
         )
+
+
+def disk_figures(folder: Path) -> dict[str, str]:
+    """How large the disk of `folder` is and how much of it is free, for messages."""
+    status = os.statvfs(folder)
+    free, size = (blocks * status.f_frsize / 1e6 for blocks in (status.f_bavail, status.f_blocks))
+    return {"free_mb": f"{free:,.1f}", "disk_mb": f"{size:,.1f}"}
 
 
 def _write_durably(path: Path, data: bytes) -> None:

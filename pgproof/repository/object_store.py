@@ -24,6 +24,7 @@ from pgproof.errors import (
     PreconditionError,
     TransientError,
 )
+from pgproof.failpoints import failpoint
 from pgproof.repository.bucket import ObjectInfo
 
 # obstore raises Python's own error for a missing object, beside the one it documents.
@@ -46,12 +47,14 @@ class ObjectStoreBucket:
         return self._location
 
     def read(self, key: str) -> bytes:
+        failpoint("bucket.read")
         try:
             return bytes(obstore.get(self._store, key).bytes())
         except _ERRORS as error:
             raise self._translated(error, key) from error
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
+        failpoint("bucket.read")
         if length == 0:
             return b""
         try:
@@ -67,14 +70,17 @@ class ObjectStoreBucket:
         return data
 
     def create(self, key: str, data: bytes) -> None:
+        failpoint("bucket.create.before")
         try:
             obstore.put(self._store, key, data, mode="create", use_multipart=False)
+            failpoint("bucket.create.after")
         except AlreadyExistsError as error:
             raise ConflictError("an object of this name exists", key=key) from error
         except _ERRORS as error:
             raise self._translated(error, key) from error
 
     def head(self, key: str) -> ObjectInfo | None:
+        failpoint("bucket.head")
         try:
             found = obstore.head(self._store, key)
         except _MISSING as error:
@@ -86,6 +92,7 @@ class ObjectStoreBucket:
         return ObjectInfo(key, found["size"], found["last_modified"])
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        failpoint("bucket.list")
         try:
             for chunk in obstore.list(self._store, prefix or None, chunk_size=1000):
                 for found in chunk:
@@ -94,8 +101,10 @@ class ObjectStoreBucket:
             raise self._translated(error, prefix) from error
 
     def delete(self, key: str) -> None:
+        failpoint("bucket.delete.before")
         try:
             obstore.delete(self._store, key)
+            failpoint("bucket.delete.after")
         except _MISSING:
             return
         except _ERRORS as error:

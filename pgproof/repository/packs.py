@@ -53,7 +53,7 @@ def make_frame(hashes: Hashes, page_size: int, level: int | None, data: Buffer) 
 
 
 class PackBuilder:
-    """Collects sealed frames; `finish` returns the object's bytes."""
+    """Collects sealed frames; `finish`, called once, returns the object's bytes."""
 
     def __init__(self, key: RepositoryKey, kind: Kind, context: str, page_size: int, *, tags: bool) -> None:
         header, self._seal = key.new_seal(kind, context)
@@ -103,7 +103,9 @@ class PackBuilder:
         aad = b"index" + _INDEX_AAD.pack(len(index), self.size)
         sealed = self._seal.seal(_INDEX_COUNTER, aad, zstd_frame(index))
         total = self.size + len(sealed) + TRAILER_LENGTH
-        return b"".join([*self._parts, sealed, _TRAILER.pack(len(sealed), len(index), total)])
+        # The builder is done with: a pack is not held twice for longer than the join takes.
+        parts, self._parts = self._parts, []
+        return b"".join([*parts, sealed, _TRAILER.pack(len(sealed), len(index), total)])
 
 
 @dataclass(frozen=True)

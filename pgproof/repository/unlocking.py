@@ -49,7 +49,7 @@ def make_repository(bucket: Bucket, passphrase: str | None, encrypt: bool, now: 
         "suite": suite,
         "created_at": now.isoformat(),
     }
-    repository_json = json.dumps(described, indent=1).encode()
+    repository_json = json.dumps(keyring.with_checksum(described), indent=1).encode()
     recovery_key = None
     if encrypt and passphrase:
         master = os.urandom(keyring.MASTER_KEY_LENGTH)
@@ -70,7 +70,7 @@ def unlock(bucket: Bucket, secret: str | None, encrypted: bool) -> Unlocked:
     """Open the repository. `secret` is a passphrase or the recovery key.
 
     Raises PreconditionError if there is no repository, if it is not encrypted although `encrypted` is
-    expected (or the other way round), if the secret is missing or opens no slot.
+    expected, if the secret is missing or opens no slot. An encrypted one opens whatever is expected.
     """
     repository_json = read_description(bucket)
     repository_id, suite = _parse(repository_json)
@@ -90,7 +90,7 @@ def unlock(bucket: Bucket, secret: str | None, encrypted: bool) -> Unlocked:
     for key in _slot_keys(bucket):
         try:
             data = bucket.read(key)
-            if keyring.describe_slot(repository_json, data) is None:
+            if _describe(repository_json, key, data) is None:
                 continue
             master = keyring.open_slot(repository_json, data, secret)
         except DataError as error:
@@ -101,8 +101,9 @@ def unlock(bucket: Bucket, secret: str | None, encrypted: bool) -> Unlocked:
     if damaged:
         raise DataError(
             "no key slot could be opened, and some are damaged",
-            hint="use the recovery key or another passphrase; repository.json or the slots were changed",
+            hint="use the recovery key or another passphrase, or bring keys/ back from a copy of the repository",
             location=bucket.location,
+            damaged=damaged[0].context.get("key"),
         ) from damaged[0]
     raise PreconditionError(
         "the passphrase does not open this repository",
@@ -113,14 +114,17 @@ def unlock(bucket: Bucket, secret: str | None, encrypted: bool) -> Unlocked:
 
 def list_slots(bucket: Bucket) -> list[KeySlot]:
     repository_json = read_description(bucket)
-    slots = [keyring.describe_slot(repository_json, bucket.read(key)) for key in _slot_keys(bucket)]
+    slots = [_describe(repository_json, key, bucket.read(key)) for key in _slot_keys(bucket)]
     return sorted((slot for slot in slots if slot is not None), key=lambda slot: slot.created_at)
 
 
 def add_slot(bucket: Bucket, key: RepositoryKey, secret: str, now: datetime) -> KeySlot:
     """Wrap the master key once more. Raises PreconditionError without encryption or for an empty secret."""
     if key.suite is Suite.NONE:
-        raise PreconditionError("this repository is not encrypted, so it has no keys")
+        raise PreconditionError(
+            "this repository is not encrypted, so it has no keys",
+            hint="only a new repository can be encrypted: `pgproof init` in another place",
+        )
     if not secret:
         raise PreconditionError("the new passphrase is empty", hint="give one of a dozen characters or more")
     slot_id, data = keyring.make_slot(read_description(bucket), key.master, secret, keyring.PASSPHRASE, now)
@@ -144,12 +148,35 @@ def remove_slot(bucket: Bucket, slot_id: str) -> None:
 
 def read_description(bucket: Bucket) -> bytes:
     if bucket.head(layout.REPOSITORY) is None:
+        # A missing bucket or directory is told apart only by a list: HEAD answers both alike.
+        next(iter(bucket.list("")), None)
         raise PreconditionError(
             "there is no repository here",
             hint="check the directory, mount or bucket; for a new repository run `pgproof init`",
             location=bucket.location,
         )
     return bucket.read(layout.REPOSITORY)
+
+
+def damaged_slots(bucket: Bucket) -> list[DataError]:
+    """Every slot that is not what was stored, whether or not our own opens."""
+    repository_json, found = read_description(bucket), []
+    for key in _slot_keys(bucket):
+        try:
+            _describe(repository_json, key, bucket.read(key))
+        except DataError as error:
+            found.append(error)
+    return found
+
+
+def _describe(repository_json: bytes, key: str, data: bytes) -> KeySlot | None:
+    try:
+        slot = keyring.describe_slot(repository_json, data)
+        if slot is not None and layout.key_slot(slot.slot_id) != key:
+            raise DataError("a key slot lies under another name")
+    except DataError as error:
+        raise DataError(error.message, hint=error.hint, key=key, **error.context) from error
+    return slot
 
 
 def _slot_keys(bucket: Bucket) -> list[str]:
@@ -166,11 +193,13 @@ def _parse(repository_json: bytes) -> tuple[bytes, Suite]:
                 hint="use a newer pgproof",
                 format=version,
             )
+        if not keyring.has_checksum(described):
+            raise ValueError("its checksum does not fit")
         repository_id = bytes.fromhex(described["repository_id"])
         if len(repository_id) != 16:
             raise ValueError("repository id of a wrong length")
         return repository_id, _SUITES[described["suite"]]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             "repository.json is damaged",
             hint="restore it from the mirror or another copy of the repository",

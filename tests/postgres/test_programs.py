@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from pgproof.errors import Cancelled, DataError, EngineError, PreconditionError, TransientError
+from pgproof.errors import Cancelled, PreconditionError, TransientError
 from pgproof.model.job import Job
 from pgproof.postgres.osuser import OsUser, can_reach, give_to, service_user
-from pgproof.postgres.programs import explain, failed_server, find_programs, run
+from pgproof.postgres.programs import find_programs, run
 
 
 @pytest.fixture
@@ -119,50 +119,3 @@ def test_given_directories_belong_to_the_user(directory: Path) -> None:
 def test_an_unknown_user_is_refused() -> None:
     with pytest.raises(PreconditionError, match="nobody-has-this-name"):
         service_user("nobody-has-this-name")
-
-
-@pytest.mark.parametrize(
-    ("text", "kind", "words"),
-    [
-        (
-            'FATAL:  could not access file "timescaledb": No such file',
-            PreconditionError,
-            "brings timescaledb",
-        ),
-        ("FATAL:  resource manager with ID 130 not registered", PreconditionError, "preload"),
-        ("FATAL:  database files are incompatible with server", PreconditionError, "PostgreSQL version"),
-        ("FATAL:  database locale is incompatible with operating system", PreconditionError, "locale-gen"),
-        (
-            "FATAL:  could not restore image at 0/1 compressed with lz4 not supported by build, block 0",
-            PreconditionError,
-            "lz4",
-        ),
-        ("ERROR:  ICU is not supported in this build", PreconditionError, "ICU"),
-        (
-            "FATAL:  recovery ended before configured recovery target was reached",
-            PreconditionError,
-            "earlier",
-        ),
-        (
-            'FATAL:  could not restore file "000000010000000000000003" from archive: child process exited'
-            " with exit code 255",
-            TransientError,
-            "repository",
-        ),
-        ("PANIC:  could not write to file: No space left on device", PreconditionError, "free space"),
-    ],
-)
-def test_what_a_server_says_becomes_an_error_with_a_hint(
-    text: str, kind: type[EngineError], words: str
-) -> None:
-    error = explain(f"LOG:  starting\n2026-01-01 [1] {text}\nLOG:  shut down")
-    assert type(error) is kind
-    assert words in error.hint
-    assert text in error.context["detail"]
-
-
-def test_an_unknown_end_of_a_server_is_damage_and_quotes_its_log() -> None:
-    assert explain("PANIC:  invalid page in block 7") is None
-    error = failed_server("LOG:  starting\nPANIC:  invalid page in block 7")
-    assert isinstance(error, DataError)
-    assert "invalid page in block 7" in error.hint

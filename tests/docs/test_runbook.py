@@ -1,0 +1,88 @@
+"""The runbook is executed: every command of docs/recovery.md, in its order, on a real repository."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from pgproof.actions.init_repository import init_repository
+from pgproof.actions.take_backup import take_backup
+from pgproof.model.config import BackupConfig, BackupType
+from pgproof.model.job import Job
+from tests.support.machine import as_service_user
+from tests.support.postgres import ClusterFactory
+
+ROOT = Path(__file__).resolve().parents[2]
+PASSPHRASE = "three in the morning"
+
+
+def commands(page: Path) -> list[str]:
+    """The shell blocks of a page."""
+    return re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_every_command_of_the_runbook_works(cluster_factory: ClusterFactory, work_dir: Path) -> None:
+    cluster = cluster_factory(major=18)
+    cluster.psql("CREATE TABLE precious AS SELECT g FROM generate_series(1, 1000) g")
+    config = BackupConfig(backup_dir=str(work_dir / "backups"), passphrase=PASSPHRASE)
+    init_repository(config)
+    backup = take_backup(cluster.config(), config, BackupType.FULL, Job())
+
+    passphrase_file = work_dir / "passphrase"
+    passphrase_file.touch(mode=0o600)
+    passphrase_file.write_text(PASSPHRASE + "\n")
+    restored = work_dir / "restored"
+    pg_ctl = shlex.join(as_service_user([str(cluster.bin / "pg_ctl")]))
+    options = f"-c port=5432 -c listen_addresses= -c unix_socket_directories={work_dir} -c fsync=off"
+    places = {
+        "/var/lib/postgresql/18/restored": str(restored),
+        "/root/passphrase": str(passphrase_file),
+        "/backups": str(work_dir / "backups"),
+        "--owner postgres": f"--owner {restored_owner()}",
+        "pg_ctl ": f"{pg_ctl} -w -l {work_dir}/log -o {shlex.quote(options)} ",
+        " ID ": f" {backup.backup_id} ",
+    }
+    script = "set -eu\n" + "".join(commands(ROOT / "docs/recovery.md"))
+    for said, here in places.items():
+        assert said in script, said
+        script = script.replace(said, here)
+    work_dir.chmod(0o777)
+    try:
+        done = run(script)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "to write" in done.stdout, "the plan was shown"
+        rows = subprocess.run(
+            [
+                cluster.bin / "psql",
+                "-XAt",
+                "-h",
+                work_dir,
+                "-U",
+                "postgres",
+                "-c",
+                "SELECT count(*) FROM precious",
+            ],
+            capture_output=True,
+            text=True,
+        )
+        assert rows.stdout.strip() == "1000", rows.stderr
+    finally:
+        if (restored / "postmaster.pid").exists():
+            stop = [str(cluster.bin / "pg_ctl"), "-D", str(restored), "-m", "immediate", "stop"]
+            subprocess.run(as_service_user(stop), check=True, capture_output=True)
+
+
+def restored_owner() -> str:
+    from tests.support.machine import service_user
+
+    user = service_user()
+    return user.pw_name if user else os.environ["USER"]
+
+
+def run(script: str) -> subprocess.CompletedProcess[str]:
+    environ = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": "/nonexistent"}
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environ, cwd="/")

@@ -1,0 +1,63 @@
+"""The names, calls and fields that users were promised."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from core.db.backup import BackupConfig, BackupManager, BackupType, PostgresConfig, RecoveryManager
+from pgproof.errors import PreconditionError
+from tests.support.postgres import Cluster
+
+PROMISED_FIELDS = {
+    "backup_id", "cluster", "type", "method", "status", "parent_id", "started_at", "finished_at", "size_bytes",
+    "stored_bytes", "start_lsn", "stop_lsn", "timeline", "server_version", "system_identifier",
+    "change_detection", "findings", "verified", "pinned_until",
+}  # fmt: skip
+
+
+def test_the_promised_calls(pg18: Cluster, work_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKUP_PASSPHRASE", "from the environment")
+    postgres_config = pg18.config()
+    config = BackupConfig(
+        backup_dir=str(work_dir / "backups"),
+        s3_bucket="my-backups",
+        backup_type=BackupType.FULL,
+        compression=True,
+        encryption=True,
+        retention_days=30,
+        full_backup_interval="daily",
+        incremental_interval="hourly",
+    )
+    backup_manager = BackupManager(postgres_config, config)
+    recovery_manager = RecoveryManager(postgres_config, backup_manager)
+
+    async def calls() -> None:
+        await backup_manager.init_repository()
+        backup_info = await backup_manager.create_backup(BackupType.FULL)
+        assert backup_info.backup_id
+        backups = await backup_manager.list_backups()
+        assert [f"{b.backup_id}: {b.size_mb:.1f} MB" for b in backups] == [
+            f"{backup_info.backup_id}: {backup_info.size_bytes / 1e6:.1f} MB"
+        ]
+        # The promised example names a directory and a bucket; what is not mirrored must be said.
+        assert "local-only" in {finding.kind for finding in backup_info.findings}
+        document = json.loads(json.dumps(backup_info.to_json()))
+        assert set(document) == PROMISED_FIELDS
+        report = await recovery_manager.restore_cluster(backup_info.backup_id, work_dir / "restored")
+        assert report.recovered
+
+    asyncio.run(calls())
+
+
+def test_the_configuration_may_come_from_the_environment_alone(
+    work_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKUP_DIR", str(work_dir / "nowhere"))
+    monkeypatch.setenv("BACKUP_PASSPHRASE", "x")
+    manager = BackupManager(PostgresConfig.from_env())
+    with pytest.raises(PreconditionError, match="missing"):
+        asyncio.run(manager.list_backups())
