@@ -14,7 +14,8 @@ from pgproof.model.lsn import WalSegment
 from pgproof.model.manifest import Manifest
 from pgproof.model.restore_plan import RestorePlan, tablespace_map
 from pgproof.model.source_files import BACKUP_LABEL, CONTROL_FILE, SERVER_MANIFEST, TABLESPACE_MAP
-from pgproof.postgres.data_directory import DataDirectory, OpenFiles
+from pgproof.postgres.data_directory import DataDirectory
+from pgproof.postgres.open_files import OpenFiles
 from pgproof.postgres.osuser import OsUser
 from pgproof.repository.content import Content
 from pgproof.repository.frame_stream import batches, read_batch
@@ -140,7 +141,6 @@ class _FileSink:
         self._writer.count(len(data))
 
     def close(self) -> None:
-        self._files.flush()
         self._files.close()
 
 

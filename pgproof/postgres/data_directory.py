@@ -22,8 +22,6 @@ from pgproof.postgres.restore_target import nearest_existing
 
 _PAGE = 8192
 _libc = ctypes.CDLL(None, use_errno=True)
-_SYNC_FILE_RANGE_WRITE = 2
-_FLUSH_EVERY = 32 << 20
 
 
 class DataDirectory:
@@ -192,40 +190,6 @@ class DataDirectory:
                 **facts,
             )
         return TransientError("the target's disk failed", hint="check the disk, then try again", **facts)
-
-
-class OpenFiles:
-    """Descriptors of the files that one thread is writing; the oldest are closed first."""
-
-    def __init__(self, directory: DataDirectory, most: int = 64) -> None:
-        self._directory = directory
-        self._most = most
-        self._open: dict[bytes, int] = {}
-        self._unflushed = 0
-
-    def write(self, path: bytes, size: int, mode: int, offset: int, data: memoryview) -> None:
-        fd = self._open.get(path)
-        if fd is None:
-            while len(self._open) >= self._most:
-                self._close(next(iter(self._open)))
-            fd = self._open[path] = self._directory.open_file(path, size, mode)
-        self._directory.write(fd, path, offset, data)
-        self._unflushed += len(data)
-        if self._unflushed >= _FLUSH_EVERY:
-            self.flush()
-
-    def flush(self) -> None:
-        """Start writing to disk what is in memory, so that the disk works while we decompress."""
-        self._unflushed = 0
-        for fd in self._open.values():
-            _libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
-
-    def close(self) -> None:
-        for path in list(self._open):
-            self._close(path)
-
-    def _close(self, path: bytes) -> None:
-        os.close(self._open.pop(path))
 
 
 def _directory_mode(mode: int) -> int:

@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from pgproof.failpoints import failpoint
 from pgproof.postgres.programs import environment, execute
 from pgproof.postgres.sandbox import Sandbox
 
+_STATUS_LIMIT = 4096
 # Each program on the way to the server asks the kernel to be killed when its parent ends. A parent that ends
 # before that would leave an orphan, so the server waits until all of them have asked: it runs when we say so, and
 # not at all when we are gone.
@@ -52,29 +54,26 @@ class Launcher:
 
     def start(self) -> Postmaster:
         """Start the server. It cannot outlive us, even if we are killed in the middle of this."""
-        reader, writer = os.pipe()
         ours, theirs = socket.socketpair()
-        with os.fdopen(reader, encoding="utf-8") as status, ours:
-            try:
+        # A file, because bwrap would break off in the middle if nobody read a pipe any more.
+        with tempfile.TemporaryFile() as status, ours:
+            with theirs:
                 process = subprocess.Popen(
-                    self.command(["/bin/sh", "-c", _WAIT, "sh", self._postgres], status_fd=writer),
+                    self.command(["/bin/sh", "-c", _WAIT, "sh", self._postgres], status_fd=status.fileno()),
                     stdin=theirs.fileno(),
                     stdout=self.log,
                     stderr=self.log,
                     env=environment(),
                     cwd="/",
-                    pass_fds=[writer] if self.sandbox.isolated else [],
+                    pass_fds=[status.fileno()],
                 )
-            finally:
-                os.close(writer)
-                theirs.close()
             failpoint("server.launched")
-            line = status.readline()  # ends at once without a sandbox, or if bwrap fails
             # Nothing comes if the program fails before; what it says is in the log, and that it ended is seen.
             if ours.recv(1):
                 with contextlib.suppress(OSError):
                     ours.sendall(b"\n")
-        pid = json.loads(line)["child-pid"] if line else process.pid
+            said = os.pread(status.fileno(), _STATUS_LIMIT, 0).splitlines()
+        pid = json.loads(said[0])["child-pid"] if said else process.pid
         return Postmaster(process, pid)
 
     def ask_for_superuser(self) -> str:

@@ -162,7 +162,7 @@ def execute(
         return Finished(status, _read(out.fileno()), _read(err.fileno()))
 
 
-def as_user(command: Sequence[str | Path], user: OsUser | None) -> list[str]:
+def as_user(command: Sequence[str | Path], user: OsUser | None, *, die_with_us: bool = True) -> list[str]:
     """`command` as it runs under `user`, killed when the thread that started it ends.
 
     Raises PreconditionError if that user cannot reach the program.
@@ -171,7 +171,7 @@ def as_user(command: Sequence[str | Path], user: OsUser | None) -> list[str]:
     if setpriv is None:
         raise PreconditionError("the program setpriv is missing", hint="install util-linux")
     # setpriv sets the death signal after the switch: the kernel clears it when the user changes.
-    prefix = [setpriv, "--pdeathsig", "KILL"]
+    prefix = [setpriv, *(["--pdeathsig", "KILL"] if die_with_us else [])]
     if user is not None:
         if not can_reach(user, Path(command[0])):
             raise PreconditionError(

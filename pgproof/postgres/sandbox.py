@@ -71,7 +71,8 @@ class Sandbox:
         """`command` as it runs inside: it sees the system's programs, `readable`, and may change `writable`.
 
         `mounted` puts directories of ours at other paths, for a server that insists on one. The program is
-        process 1 of its namespace; bwrap writes its real process id to `status_fd`, as JSON.
+        process 1 of its namespace; bwrap writes its real process id to `status_fd`, as JSON, and
+        sees to it that both die with us.
         """
         if self.bwrap is None:
             return as_user(command, self.user)
@@ -95,7 +96,8 @@ class Sandbox:
         # What lies deeper is mounted later, so that nothing is hidden by its own parent.
         for option, path, place in sorted(binds, key=lambda bind: len(Path(bind[2]).parts)):
             inside += [option, str(path), place]
-        return as_user([*inside, "--", *command], self.user)
+        # Killed before it has let its child go on, bwrap would leave that waiting for ever: it knows when to ask.
+        return as_user([*inside, "--", *command], self.user, die_with_us=False)
 
 
 def find_sandbox(programs: Programs, user: OsUser | None, *, wanted: bool = True) -> Sandbox:

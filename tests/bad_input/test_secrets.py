@@ -14,7 +14,6 @@ from tests.bad_input.conftest import Roles
 from tests.bad_input.program import Program
 from tests.bad_input.watcher import Watcher
 from tests.support import machine
-from tests.support.postgres import Cluster
 from tests.support.s3 import S3Server
 
 
@@ -54,7 +53,7 @@ def test_the_watcher_sees_what_is_there(place: str) -> None:
 
 
 def test_no_secret_is_shown_or_stored(
-    plain: Program, server: Cluster, login: dict[str, str], guarded_s3: S3Server, work_dir: Path
+    plain: Program, login: dict[str, str], guarded_s3: S3Server, work_dir: Path
 ) -> None:
     passphrases = [planted("passphrase") for _ in range(3)]
     program = plain.with_(

@@ -120,8 +120,8 @@ def test_verify_proves_by_starting(shop: Shop) -> None:
     assert "✓" in shop.run("verify", shop.backup_id, "--level", "frames").stdout
 
 
-def test_restore_plan_writes_nothing(shop: Shop, tmp_path: Path) -> None:
-    target = tmp_path / "planned"
+def test_restore_plan_writes_nothing(shop: Shop, work_dir: Path) -> None:
+    target = work_dir / "planned"
     assert shop.run("restore", "latest", "--data-dir", str(target), "--plan").stdout.strip()
     assert shop.json("restore", "latest", "--data-dir", str(target), "--plan")
     assert not target.exists()
