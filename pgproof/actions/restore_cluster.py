@@ -136,9 +136,10 @@ def _prepare(
         owner=user.name if user else None,
         in_wal=in_wal,
     )
-    refuse_occupied([plan.data_dir, *plan.tablespaces.values(), *plan.new_tablespaces.values()])
+    places = [plan.data_dir, *plan.tablespaces.values(), *plan.new_tablespaces.values()]
+    refuse_occupied(places)
     if recover:
-        refuse_unreachable([plan.data_dir, *plan.tablespaces.values()], user)
+        refuse_unreachable(places, user)
     refuse_too_small(plan.needed)
     essentials = read_essentials(repository, manifest)
     return manifest, plan, user, programs, essentials

@@ -70,7 +70,7 @@ class NewTablespaces:
         directory = self._kept(location, oid) if self._handover else self._disposable(oid)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         give_to(self._user, directory)
-        refuse_unreachable(self._user, directory)
+        refuse_unusable(self._user, directory)
         self.made[location] = directory
         return True
 
@@ -119,7 +119,7 @@ def tablespaces_in_wal(
 
     Raises PreconditionError if `user` cannot read it.
     """
-    refuse_unreachable(user, wal_dir)
+    refuse_unusable(user, wal_dir)
     names = _segments(wal_dir, f"{timeline:08X}")
     if not names:
         return []
@@ -167,7 +167,7 @@ def failure(log: str) -> EngineError:
     return _unsafe() if _REFUSED in log else failed_server(log)
 
 
-def refuse_unreachable(user: OsUser | None, directory: Path) -> None:
+def refuse_unusable(user: OsUser | None, directory: Path) -> None:
     """Raises PreconditionError for a directory of a cluster that its server could not use."""
     if not can_reach(user, directory):
         raise PreconditionError(

@@ -18,7 +18,7 @@ from pgproof.failpoints import failpoint
 from pgproof.model.control_file import ControlFile
 from pgproof.model.job import Job
 from pgproof.model.server_log import failed_server, missing_tablespace
-from pgproof.postgres.new_tablespaces import Handover, NewTablespaces, failure, guard, refuse_unreachable
+from pgproof.postgres.new_tablespaces import Handover, NewTablespaces, failure, guard, refuse_unusable
 from pgproof.postgres.osuser import OsUser, can_reach, give_to
 from pgproof.postgres.postmaster import Launcher, Postmaster
 from pgproof.postgres.programs import Programs
@@ -208,4 +208,4 @@ def _check_access(programs: Programs, user: OsUser | None, directories: Sequence
             user=user.name if user else "",
         )
     for directory in directories:
-        refuse_unreachable(user, directory)
+        refuse_unusable(user, directory)

@@ -225,6 +225,9 @@ def _write_durably(path: Path, data: bytes) -> None:
         while view:
             view = view[os.write(fd, view) :]
         os.fsync(fd)
+        if hasattr(os, "posix_fadvise"):
+            # A backup is not read again soon: it must not push the database out of the page cache.
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(fd)
 

@@ -152,7 +152,7 @@ def test_keys(shop: Shop, tmp_path: Path) -> None:
     assert shop.json("keys", "remove", slot, "--yes", *place) == {"removed": slot}
     shop.run("list", *place, status=3, BACKUP_PASSPHRASE="another passphrase")
     shop.json("keys", "change", "--new-passphrase-file", str(new), *place)
-    shop.run("keys", "list", *place, status=3)
+    shop.run("list", *place, status=3)
     assert len(shop.json("keys", "list", *place, BACKUP_PASSPHRASE="another passphrase")) == 2
 
 
