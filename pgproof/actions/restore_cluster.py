@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,8 @@ from pgproof.postgres.scratch_files import allow_start, forbid_start
 from pgproof.repository.catalog import find_backup
 from pgproof.repository.content import Content
 from pgproof.repository.repository import Repository
+
+_log = logging.getLogger(__name__)
 
 _RECOVERY_SECONDS = 24 * 3600.0
 # All WAL that was promised lies in pg_wal already, so whatever is asked for beyond it is truly absent.
@@ -98,12 +101,22 @@ def restore_cluster(
         notes += _warn_of_new_tablespaces(config, plan, manifest, user, job)
         directory.sync()
         write_control_file(directory, essentials)
+    seconds = time.monotonic() - begun
+    _log.info(
+        "cluster restored id=%s data_dir=%s size=%d recovered=%s end=%s seconds=%.1f",
+        manifest.backup_id,
+        plan.data_dir,
+        manifest.size_bytes,
+        recover,
+        end_lsn,
+        seconds,
+    )
     return RestoreReport(
         backup_id=manifest.backup_id,
         data_dir=str(plan.data_dir),
         size_bytes=manifest.size_bytes,
         files=manifest.files,
-        seconds=time.monotonic() - begun,
+        seconds=seconds,
         recovered=recover,
         end_lsn=end_lsn,
         tablespaces=moved,

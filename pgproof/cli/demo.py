@@ -60,8 +60,21 @@ def run_demo(args: argparse.Namespace, screen: Screen) -> int:
     if args.keep:
         _show_next(screen, outcome, state)
     else:
-        screen.say("Everything is stopped and removed. To look around: pgproof demo --keep")
+        _show_removed(screen, state)
     return Exit.OK
+
+
+def _show_removed(screen: Screen, state: DemoState) -> None:
+    program = Path(sys.executable).with_name("pgproof")
+    screen.say(
+        f"  repository  was in {state.repository}\n"
+        f"  Prefect     was at {state.ui_url}\n"
+        "Both are stopped and removed.\n\n"
+        "Try next:\n"
+        "  KEEP=1 make demo        # the same, left up to look around\n"
+        f"  {program} --help\n"
+        f"  PGHOST=… PGUSER=… BACKUP_DIR=… {program} check    # your own server"
+    )
 
 
 def _document(outcome: DemoOutcome, state: DemoState, *, keep: bool) -> dict[str, Any]:

@@ -185,24 +185,6 @@ def printable(path: bytes) -> str:
     return path.decode("utf-8", "backslashreplace")
 
 
-def one_run(file_page: int, pages: int, owner: int, pack: int, pack_page: int) -> tuple[int, ...]:
-    return (file_page, pages, owner, pack, pack_page)
-
-
-def merged_runs(rows: list[tuple[int, ...]]) -> Runs:
-    """Rows in file order as runs; neighbours that continue each other become one."""
-    merged: list[list[int]] = []
-    for row in rows:
-        if merged:
-            last = merged[-1]
-            same = last[2] == row[2] and last[3] == row[3]
-            if same and (row[2] == ZEROS or last[4] + last[1] == row[4]):
-                last[1] += row[1]
-                continue
-        merged.append(list(row))
-    return np.array([tuple(row) for row in merged], RUN_TYPE)
-
-
 def bitmap_of(numbers: Iterator[int] | list[int]) -> bytes:
     """Bit n of byte n/8, lowest bit first, for every number."""
     found = np.fromiter(numbers, np.int64)

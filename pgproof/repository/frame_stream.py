@@ -57,13 +57,23 @@ class Batch:
     places: npt.NDArray[np.void]
 
 
-def batches(repository: Repository, manifest: Manifest) -> Iterator[Batch]:
-    """The whole map of a backup in batches of bounded size."""
+def batches(
+    repository: Repository, manifest: Manifest, damaged: Callable[[DataError], None] | None = None
+) -> Iterator[Batch]:
+    """The whole map of a backup in batches of bounded size.
+
+    A damaged segment goes to `damaged`, and the others are read on; without it the first one is raised.
+    """
     files: list[FileEntry] = []
     owners: dict[str, int] = {}
     tables: list[npt.NDArray[np.void]] = []
     count = 0
-    for segment in repository.segments(manifest):
+    for ref in manifest.maps:
+        try:
+            segment = repository.segment(ref, manifest.block_size)
+        except DataError as error:
+            _report(damaged, error)
+            continue
         numbers = np.array([owners.setdefault(owner, len(owners)) for owner in segment.owners] or [0], "<u4")
         runs = segment.runs
         lengths = [entry.run_end - entry.run_start for entry in segment.files]

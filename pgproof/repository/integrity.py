@@ -66,14 +66,10 @@ def check_frames(repository: Repository, manifest: Manifest, job: Job) -> tuple[
 
     _small_objects(repository, manifest, note)
     read = done = 0
-    try:
-        for batch in batches(repository, manifest):
-            reading = read_batch(repository, batch, manifest.block_size, _Nowhere, _THREADS, job, note)
-            for nbytes in reading:
-                done += nbytes
-                job.report("reading", done, max(done, manifest.stored_bytes))
-    except DataError as error:
-        note(error)
+    for batch in batches(repository, manifest, note):
+        for nbytes in read_batch(repository, batch, manifest.block_size, _Nowhere, _THREADS, job, note):
+            done += nbytes
+            job.report("reading", done, max(done, manifest.stored_bytes))
     for segment in manifest.wal_segments:
         try:
             read += _read_wal(repository, manifest, segment, job)

@@ -19,6 +19,7 @@ from pgproof.repository.sealing import Kind
 
 TTL_SECONDS = 120
 BEAT_SECONDS = 30
+_CLOCK = "clock-"
 
 
 @dataclass
@@ -70,18 +71,29 @@ def _acquire(repository: Repository, prefix: str, purpose: str) -> int:
         _refuse_if_alive(repository, prefix, purpose, present[last], last)
     epoch = last + 1
     key = f"{prefix}{epoch:010d}"
-    repository.create_json(Kind.LEASE, key, {"format": 1, **identity(), "nonce": secrets.token_hex(8)})
+    try:
+        repository.create_json(Kind.LEASE, key, {"format": 1, **identity(), "nonce": secrets.token_hex(8)})
+    except (ConflictError, DataError) as error:
+        # Somebody created this epoch since we looked, and may be gone again already.
+        raise _simultaneous(purpose) from error
     # Whoever listed before an older lease was taken over could create an epoch that is gone already.
-    now = _by_epoch(list(bucket.list(prefix)), prefix)
-    if max(now) > epoch:
+    listed = list(bucket.list(prefix))
+    now = _by_epoch(listed, prefix)
+    if max(now, default=0) != epoch:
         bucket.delete(key)
-        raise ConflictError(
-            f"another {purpose} began at the same moment", hint="wait for it to end, then run this again"
-        )
-    for old in present.values():
-        for info in old:
+        raise _simultaneous(purpose)
+    made = now[epoch][0].modified
+    for info in listed:
+        stale_clock = _CLOCK in info.key and (made - info.modified).total_seconds() > TTL_SECONDS
+        if stale_clock or 0 < _epoch_of(info.key, prefix) < epoch:
             bucket.delete(info.key)
     return epoch
+
+
+def _simultaneous(purpose: str) -> ConflictError:
+    return ConflictError(
+        f"another {purpose} began at the same moment", hint="wait for it to end, then run this again"
+    )
 
 
 def _refuse_if_alive(
@@ -108,7 +120,7 @@ def _refuse_if_alive(
 
 def _store_now(repository: Repository, prefix: str) -> float:
     """The store's clock, read off an object made for it."""
-    key = f"{prefix}clock-{secrets.token_hex(8)}"
+    key = f"{prefix}{_CLOCK}{secrets.token_hex(8)}"
     repository.bucket.create(key, b"")
     try:
         info = repository.bucket.head(key)

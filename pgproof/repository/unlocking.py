@@ -191,6 +191,7 @@ def _parse(repository_json: bytes) -> tuple[bytes, Suite]:
             raise DataError(
                 "the repository has a format this version does not know",
                 hint="use a newer pgproof",
+                key=layout.REPOSITORY,
                 format=version,
             )
         if not keyring.has_checksum(described):

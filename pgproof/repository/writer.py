@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -71,7 +71,7 @@ class PackWriter:
             self._place()
         self._close_pack()
         while self._uploads:
-            self._uploads.popleft().result()
+            self._wait(self._uploads.popleft())
         return self.stored
 
     def _place(self) -> None:
@@ -91,8 +91,14 @@ class PackWriter:
         number, builder = self._number, self._builder
         self._number, self._builder = number + 1, None
         while len(self._uploads) >= _UPLOADS or (self._uploads and self._uploads[0].done()):
-            self._uploads.popleft().result()
+            self._wait(self._uploads.popleft())
         self._uploads.append(self._uploader.submit(self._store, number, builder))
+
+    def _wait(self, upload: Future[None]) -> None:
+        """Until a pack is stored; a store that stalls does not keep us from being stopped."""
+        while not wait([upload], 0.5).done:
+            self._job.checkpoint()
+        upload.result()
 
     def _store(self, number: int, builder: PackBuilder) -> None:
         data = builder.finish()

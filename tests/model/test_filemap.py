@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 
 import numpy as np
 import pytest
@@ -21,7 +20,6 @@ from pgproof.model.filemap import (
     bitmap_of,
     check_path,
     decode_segment,
-    merged_runs,
     numbers_of,
 )
 
@@ -37,7 +35,8 @@ paths = st.lists(names, min_size=1, max_size=3).map(b"/".join)
 @st.composite
 def runs_for(draw: st.DrawFn, pages: int) -> list[tuple[int, ...]]:
     """Rows that cover `pages` pages in order."""
-    rows, at = [], 0
+    rows: list[tuple[int, ...]] = []
+    at = 0
     while at < pages:
         length = draw(st.integers(1, pages - at))
         owner = draw(st.sampled_from([0, 1, ZEROS]))
@@ -145,23 +144,6 @@ def test_paths_out_of_order_or_twice_are_refused(order: list[bytes]) -> None:
         builder.add(path, FILE, 0, 0o600, np.empty(0, RUN_TYPE), ())
     with pytest.raises(DataError, match="order"):
         decode_segment(builder.encode(), PAGE)
-
-
-@given(st.integers(1, 200).flatmap(runs_for))
-def test_merging_keeps_every_page_where_it_was(rows: list[tuple[int, ...]]) -> None:
-    def pages(table: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        return [
-            (first + n, owner, pack, 0 if owner == ZEROS else at + n)
-            for first, count, owner, pack, at in table
-            for n in range(count)
-        ]
-
-    merged = merged_runs(rows).tolist()
-    assert pages(merged) == pages(rows)
-    assert not any(
-        a[2] == b[2] == ZEROS or (a[2:4] == b[2:4] and a[4] + a[1] == b[4])
-        for a, b in itertools.pairwise(merged)
-    )
 
 
 @given(st.sets(st.integers(0, 3000)))

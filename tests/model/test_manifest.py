@@ -129,7 +129,23 @@ def _changed(value: Any, at: tuple[Any, ...], new: Any) -> Any:
     return copy
 
 
-_WRONG = [None, True, -1, 1.5, 1 << 70, "", "x", "\udc80", [], {}, [1], {"a": 1}, [[]], [{}], float("nan")]
+_WRONG: list[Any] = [
+    None,
+    True,
+    -1,
+    1.5,
+    1 << 70,
+    "",
+    "x",
+    "\udc80",
+    [],
+    {},
+    [1],
+    {"a": 1},
+    [[]],
+    [{}],
+    float("nan"),
+]
 
 
 def test_a_wrong_type_anywhere_is_a_data_error_or_harmless(sample: dict[str, Any]) -> None:

@@ -33,7 +33,8 @@ def real(pg18: Cluster) -> bytes:
 
 
 def _read(data: bytes, cuts: list[int]) -> list[ManifestFile]:
-    reader, files = ServerManifestReader(), []
+    reader = ServerManifestReader()
+    files: list[ManifestFile] = []
     for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
         files += reader.feed(data[start:end])
     return [*files, *reader.finish()]

@@ -185,6 +185,21 @@ def test_a_second_pack_of_the_same_number(ground: Ground) -> None:
         assert "two packs have the same number" in _what_verify_says(ground.stored)
 
 
+def test_a_damaged_slot_beside_a_good_one(encrypted: Ground) -> None:
+    """It opens nothing on the day when the other secret is lost, so it is told now."""
+    slot = encrypted.stored.object("key slot")
+    rotten = slot.with_name("0badc0de")
+    with put_back(encrypted.stored.root):
+        for content in (flip_bit(slot.read_bytes(), slot.stat().st_size // 2), slot.read_bytes()[:-1], b""):
+            rotten.write_bytes(content)
+            assert "keys/0badc0de" in _what_verify_says(encrypted.stored)
+            assert _restorable(encrypted.stored)
+
+
+def _restorable(stored: Stored) -> bool:
+    return open_repository(stored.config).read_manifest(stored.backup_id) is not None
+
+
 def test_damage_in_one_frame_names_its_files_and_leaves_the_rest(ground: Ground) -> None:
     path = ground.stored.object("pack")
     with put_back(ground.stored.root):

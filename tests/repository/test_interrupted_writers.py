@@ -106,7 +106,8 @@ def read(bucket: Bucket) -> dict[str, dict[bytes, bytes]]:
 
 @pytest.mark.parametrize("last_takes_effect", [False, True])
 def test_the_plug_is_pulled_after_each_change(last_takes_effect: bool) -> None:
-    bucket, expected = memory_bucket(), {}
+    bucket = memory_bucket()
+    expected: dict[str, dict[bytes, bytes]] = {}
     for calls in itertools.count():
         backup_id = _id(calls)
         failing = FailingBucket(bucket, calls, last_takes_effect=last_takes_effect)
