@@ -7,7 +7,7 @@ from datetime import datetime
 
 from pgproof.model.report import BackupInfo, Check, VerificationReport
 
-_MARKS = {True: "✓ passed", False: "✗ failed", None: "– not checked here"}
+_MARKS = {True: "✓", False: "✗ failed", None: "– not checked here"}
 
 
 def backup_report(info: BackupInfo) -> str:

@@ -91,7 +91,7 @@ def test_a_backup_that_stored_nothing_and_took_no_time_has_a_report() -> None:
 def test_a_verification_report_lists_the_steps_with_their_durations() -> None:
     report = verification_report(PROVEN)
     assert "**Proven: the backup was restored, started and recovered**" in report
-    assert "| objects | ✓ passed | 0.2 s | 312 objects |" in report
+    assert "| objects | ✓ | 0.2 s | 312 objects |" in report
     assert (
         "| collations | – not checked here | 0.0 s | ICU is not built in. install postgresql-18 |" in report
     )
