@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pgproof.backup import BackupManager
-
 from blocks import BackupRepository, PostgresServer
 from flows.support.logs import prepare_logs
+from pgproof.backup import BackupManager
 from pgproof.errors import PreconditionError
 from pgproof.model.config import BackupConfig, PostgresConfig
 
