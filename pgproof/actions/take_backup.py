@@ -7,7 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -109,7 +109,12 @@ class _Run:
         )
         self._job.report("reading settings")
         context = read_context(self._postgres)
-        with stream_wal(self._postgres, self._wal_writer) as (stream, identity):
+        with ExitStack() as stack:
+            # The stream ends before the writer that takes what it brings.
+            streaming = stream_wal(
+                self._postgres, lambda *start: stack.enter_context(self._wal_writer(*start))
+            )
+            stream, identity = stack.enter_context(streaming)
             history = timeline_history(self._connection.pgconn, identity.timeline)
             receiver, files = self._receive(stream)
             started, ended = receiver.started, receiver.ended

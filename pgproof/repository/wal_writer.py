@@ -85,5 +85,6 @@ class WalWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_exception: object) -> None:
-        self._uploader.shutdown(wait=True, cancel_futures=True)
+    def __exit__(self, kind: type[BaseException] | None, *_exception: object) -> None:
+        # What is complete is stored, unless something went wrong: then nothing more is begun.
+        self._uploader.shutdown(wait=True, cancel_futures=kind is not None)
