@@ -24,7 +24,9 @@ from pgproof.model.lsn import Lsn
 from pgproof.postgres.connection import command, connect_replication, lost, result_error
 from pgproof.postgres.wal_messages import Keepalive, decode, encode_status
 
-_STATUS_SECONDS = 10.0
+# While the store is slow nothing is read, so a wanted reply is not seen: replies come often unasked, for
+# servers whose wal_sender_timeout is a few seconds.
+_STATUS_SECONDS = 2.0
 _SLOT_PREFIX = "pgproof_backup_"
 _SLOTS_EXHAUSTED = "53400"  # configuration_limit_exceeded
 

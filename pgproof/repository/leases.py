@@ -40,6 +40,11 @@ class Lease:
             )
 
 
+# The nonces of the leases that this process holds. A lease of ours that is not among them was left by a
+# run that could not delete it: its repetition in this process must not wait for it.
+_held: set[str] = set()
+
+
 @contextlib.contextmanager
 def hold_lease(repository: Repository, purpose: str) -> Iterator[Lease]:
     """Hold `leases/<purpose>` while the block runs, with a sign of life twice a minute.
@@ -47,23 +52,34 @@ def hold_lease(repository: Repository, purpose: str) -> Iterator[Lease]:
     Raises ConflictError if another run holds it and is not proven dead.
     """
     prefix = repository.layout.leases(purpose)
-    epoch = _acquire(repository, prefix, purpose)
-    lease = Lease(repository, prefix, epoch)
-    done = threading.Event()
-    heart = threading.Thread(target=_beat, args=(lease, done), name="pgproof-lease", daemon=True)
-    heart.start()
+    nonce = secrets.token_hex(8)
+    _held.add(nonce)
     try:
-        yield lease
+        epoch = _acquire(repository, prefix, purpose, nonce)
+        lease = Lease(repository, prefix, epoch)
+        done = threading.Event()
+        heart = threading.Thread(target=_beat, args=(lease, done), name="pgproof-lease", daemon=True)
+        heart.start()
+        try:
+            yield lease
+        finally:
+            done.set()
+            heart.join()
+            # What was done stands, or has an error of its own; a lease that stays ends by itself.
+            with contextlib.suppress(EngineError):
+                _release(repository, prefix, epoch)
     finally:
-        done.set()
-        heart.join()
-        # Beats first: the epoch itself is what says that somebody is here.
-        mine = [i.key for i in repository.bucket.list(prefix) if _epoch_of(i.key, prefix) == epoch]
-        for key in sorted(mine, key=len, reverse=True):
-            repository.bucket.delete(key)
+        _held.discard(nonce)
 
 
-def _acquire(repository: Repository, prefix: str, purpose: str) -> int:
+def _release(repository: Repository, prefix: str, epoch: int) -> None:
+    # Beats first: the epoch itself is what says that somebody is here.
+    mine = [i.key for i in repository.bucket.list(prefix) if _epoch_of(i.key, prefix) == epoch]
+    for key in sorted(mine, key=len, reverse=True):
+        repository.bucket.delete(key)
+
+
+def _acquire(repository: Repository, prefix: str, purpose: str, nonce: str) -> int:
     bucket = repository.bucket
     present = _by_epoch(list(bucket.list(prefix)), prefix)
     last = max(present, default=0)
@@ -72,7 +88,7 @@ def _acquire(repository: Repository, prefix: str, purpose: str) -> int:
     epoch = last + 1
     key = f"{prefix}{epoch:010d}"
     try:
-        repository.create_json(Kind.LEASE, key, {"format": 1, **identity(), "nonce": secrets.token_hex(8)})
+        repository.create_json(Kind.LEASE, key, {"format": 1, **identity(), "nonce": nonce})
     except (ConflictError, DataError) as error:
         # Somebody created this epoch since we looked, and may be gone again already.
         raise _simultaneous(purpose) from error
@@ -168,7 +184,9 @@ def _proven_dead(holder: dict[str, Any]) -> bool:
     if not me["boot_id"] or any(me[k] != holder.get(k) for k in ("host", "boot_id", "pid_namespace")):
         return False
     pid = holder.get("pid")
-    return isinstance(pid, int) and _process_start(pid) != holder.get("process_start")
+    if not isinstance(pid, int) or _process_start(pid) != holder.get("process_start"):
+        return isinstance(pid, int)
+    return pid == me["pid"] and holder.get("nonce") not in _held
 
 
 def _process_start(pid: int) -> str:

@@ -1,6 +1,6 @@
 """Frames into packs: hashed and compressed in several threads, sealed in order, stored in the background.
 
-Memory is bounded: at most `_IN_FLIGHT` frames and two packs are held, whatever the cluster's size.
+Memory is bounded whatever the cluster's size: `_IN_FLIGHT` frames, the pack being filled, `_UPLOADS` on their way.
 """
 
 from __future__ import annotations

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from pgproof.actions.opening import open_repository
-from pgproof.errors import ConflictError
+from pgproof.errors import ConflictError, TransientError
 from pgproof.model.config import BackupConfig
 from pgproof.repository.leases import TTL_SECONDS, hold_lease, identity
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
 from tests.repository.places import new_repository
 from tests.support import machine
-from tests.support.faults import run_armed
+from tests.support.faults import FailingBucket, run_armed
 
 PREFIX = "clusters/main/leases/backup/"
 
@@ -162,3 +162,24 @@ def test_who_was_taken_over_learns_it(
             lease.check()
     # Its own objects go, the successor's stay.
     assert _objects(repository) == ["0000000002"]
+
+
+def test_a_lease_that_could_not_be_released_is_in_nobodys_way_in_this_process(repository: Repository) -> None:
+    """A task that is tried again runs in the same, living process."""
+    bucket = FailingBucket(repository.bucket, 2)
+    with hold_lease(Repository(bucket, repository.key, "main"), "backup"):
+        bucket.create("last", b"")  # from here on the store is gone, so the release fails: the work stands
+    assert _objects(repository) == ["0000000001"]
+    with hold_lease(repository, "backup"):
+        assert _objects(repository) == ["0000000002"]
+    assert _objects(repository) == []
+
+
+def test_an_acquisition_that_failed_halfway_can_be_repeated(repository: Repository) -> None:
+    halfway = Repository(FailingBucket(repository.bucket, 1), repository.key, "main")
+    with pytest.raises(TransientError), hold_lease(halfway, "backup"):
+        pass
+    assert _objects(repository) == ["0000000001"]
+    with hold_lease(repository, "backup"):
+        pass
+    assert _objects(repository) == []
