@@ -39,8 +39,8 @@ class Essentials:
 def read_essentials(repository: Repository, manifest: Manifest) -> Essentials:
     """Raises DataError if the backup lacks its backup_label or a whole pg_control: it must not be started."""
     content = Content(repository)
-    label = _find(repository, manifest, BACKUP_LABEL)
-    control = _find(repository, manifest, CONTROL_FILE)
+    label = find_file(repository, manifest, BACKUP_LABEL)
+    control = find_file(repository, manifest, CONTROL_FILE)
     if label is None or control is None:
         raise DataError(
             "the backup has no backup_label or no pg_control",
@@ -150,6 +150,8 @@ def write_wal(repository: Repository, directory: DataDirectory, segment: WalSegm
     if reader.index.plain_size > segment.size:
         raise DataError("a WAL segment is longer than it may be", segment=segment.name)
     path = b"pg_wal/" + segment.name.encode()
+    # The server will use the file again for other WAL, and relies on its room being there.
+    directory.reserve(path, segment.size)
     files, offset = OpenFiles(directory), 0
     try:
         for frame in range(len(reader.index.codecs)):
@@ -161,7 +163,8 @@ def write_wal(repository: Repository, directory: DataDirectory, segment: WalSegm
         files.close()
 
 
-def _find(repository: Repository, manifest: Manifest, path: bytes) -> tuple[Segment, FileEntry] | None:
+def find_file(repository: Repository, manifest: Manifest, path: bytes) -> tuple[Segment, FileEntry] | None:
+    """The entry of one file and the map segment it is in; reads that segment alone."""
     candidates = [ref for ref in manifest.maps if ref.first <= path]
     if not candidates:
         return None

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from pgproof.errors import DataError, PreconditionError, TransientError
 from pgproof.model.filemap import printable
-from pgproof.model.job import Job
 from pgproof.model.manifest import Tablespace
 from pgproof.model.server_manifest import ManifestFile, ServerManifestReader
 from pgproof.model.source_files import (
@@ -31,14 +30,12 @@ class Receiver:
     """Takes the events of one base backup; `started` and `ended` are its first and last."""
 
     intake: FileIntake
-    job: Job
     started: Started | None = None
     ended: Ended | None = None
     received: int = 0
     tablespaces: list[Tablespace] = field(default_factory=list)
     _parser: TarParser | None = None
     _prefix: bytes = b""
-    _links: set[int] = field(default_factory=set)
     _last: bytes = b""
     _kept: bytearray | None = None
     _kept_path: bytes = b""
@@ -51,29 +48,29 @@ class Receiver:
         Raises DataError if what came is not what its own manifest says, TransientError if the server
         copied a file while it was being replaced (then the backup has to be taken again).
         """
-        manifest = None
-        for event in events:
-            if isinstance(event, memoryview):
-                if manifest is not None:
-                    manifest.write(event)
+        in_manifest = False
+        with tempfile.SpooledTemporaryFile(_SPOOLED) as manifest:
+            for event in events:
+                if isinstance(event, memoryview):
+                    if in_manifest:
+                        manifest.write(event)
+                    else:
+                        self._content(event)
+                    self.received += len(event)
+                    yield self.received
+                elif isinstance(event, ArchiveBegins):
+                    self._end_archive()
+                    self._begin_archive(event)
+                elif isinstance(event, ManifestBegins):
+                    self._end_archive()
+                    in_manifest = True
+                elif isinstance(event, Started):
+                    self.started = event
+                    self._note_tablespaces(event)
                 else:
-                    self._content(event)
-                self.received += len(event)
-                yield self.received
-            elif isinstance(event, ArchiveBegins):
-                self._end_archive()
-                self._begin_archive(event)
-            elif isinstance(event, ManifestBegins):
-                self._end_archive()
-                manifest = tempfile.SpooledTemporaryFile(_SPOOLED)  # noqa: SIM115 (closed below)
-            elif isinstance(event, Started):
-                self.started = event
-                self._note_tablespaces(event)
-            else:
-                self.ended = event
-        if manifest is None or self.ended is None or self.started is None:
-            raise DataError("the base backup ended without its manifest")
-        with manifest:
+                    self.ended = event
+            if not in_manifest or self.ended is None or self.started is None:
+                raise DataError("the base backup ended without its manifest")
             self._check(manifest)
             self._store_manifest(manifest)
 

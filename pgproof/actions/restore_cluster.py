@@ -8,7 +8,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from pgproof.actions.materialise import Essentials, read_essentials, write_control_file, write_files
+from pgproof.actions.materialise import (
+    Essentials,
+    find_file,
+    read_essentials,
+    write_control_file,
+    write_files,
+)
 from pgproof.actions.opening import open_repository
 from pgproof.actions.scratch_place import locations_created_by_wal
 from pgproof.errors import DataError, PreconditionError
@@ -183,13 +189,7 @@ def _recover(
         timeout=_RECOVERY_SECONDS,
     ) as server:
         end = server.end_of_recovery_lsn
-    if end < manifest.stop_lsn:
-        raise DataError(
-            "recovery ended before the end of the backup",
-            hint="restore another backup, and verify this one",
-            ended=end,
-            promised=manifest.stop_lsn,
-        )
+    refuse_early_end(end, manifest)
     control = parse_control_file((plan.data_dir / CONTROL_FILE.decode()).read_bytes())
     if control.state != "shut down":
         raise DataError("the recovered cluster was not shut down cleanly", state=control.state)
@@ -206,18 +206,25 @@ def _recover(
     return end, server.new_tablespaces
 
 
+def refuse_early_end(end: Lsn, manifest: Manifest) -> None:
+    """Raises DataError if recovery ended before the backup was consistent: then rows are missing."""
+    if end < manifest.stop_lsn:
+        raise DataError(
+            "recovery ended before the end of the backup",
+            hint="restore another backup, and verify this one",
+            ended=end,
+            promised=manifest.stop_lsn,
+        )
+
+
 def _tidy(directory: DataDirectory) -> None:
     for name in (b"recovery.signal", b"backup_label.old", b"tablespace_map.old", b"postmaster.opts"):
         directory.remove(name)
 
 
 def _leave_recovery_to_server(repository: Repository, directory: DataDirectory, manifest: Manifest) -> None:
-    content = Content(repository)
-    auto_conf = b""
-    for segment in repository.segments(manifest):
-        for entry in segment.files:
-            if entry.path == AUTO_CONF:
-                auto_conf = content.read(segment, entry, manifest.block_size)
+    found = find_file(repository, manifest, AUTO_CONF)
+    auto_conf = Content(repository).read(*found, manifest.block_size) if found else b""
     addition = _NO_RECOVER.format(timeline=manifest.timeline).encode()
     directory.write_file(AUTO_CONF, auto_conf.rstrip(b"\n") + b"\n" + addition)
     directory.write_file(b"recovery.signal", b"")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -36,9 +37,9 @@ def while_running(
     yield _timed("pg_visibility", lambda: _visibility(server, databases, job))
     for database in databases:
         job.report(f"dumping {database}")
-        yield _timed(f"dump of {database}", lambda name=database: _dump(server, name))  # type: ignore[misc]
+        yield _timed(f"dump of {database}", partial(_dump, server, database))
     for check in checks:
-        yield _timed(f"check {check.name}", lambda c=check: _ask(server, c))  # type: ignore[misc]
+        yield _timed(f"check {check.name}", partial(_ask, server, check))
 
 
 def after_shutdown(

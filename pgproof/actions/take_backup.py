@@ -8,7 +8,6 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -123,8 +122,9 @@ class _Run:
             with self._timed("WAL"):
                 wal_bytes = self._wait_for_wal(stream, ended)
         findings = self._findings(context, ended, files)
-        manifest = self._manifest(receiver, started, ended, files, wal_bytes, context, findings, identity)
-        manifest = replace(manifest, timeline_history=history)
+        if not started.timeline == ended.timeline == identity.timeline:
+            raise TransientError("the server changed its timeline during the backup", hint="run it again")
+        manifest = self._manifest(receiver, started, ended, files, wal_bytes, context, findings, history)
         self._job.report("committing")
         self._lease.check()
         self._check_objects(manifest)
@@ -157,7 +157,7 @@ class _Run:
         repository, page_size = self._repository, self._facts.block_size
         with PackWriter(repository, self._backup_id, page_size, self._level, self._job) as writer:
             intake = FileIntake(repository, writer, self._backup_id, page_size)
-            receiver = Receiver(intake, self._job)
+            receiver = Receiver(intake)
             events = stream_base_backup(self._connection.pgconn, options, self._job)
             self._job.report("waiting for checkpoint")
             with self._timed("data"):
@@ -245,10 +245,8 @@ class _Run:
         wal_bytes: int,
         context: ServerContext,
         findings: list[Finding],
-        identity: SystemIdentity,
+        history: bytes,
     ) -> Manifest:
-        if not started.timeline == ended.timeline == identity.timeline:
-            raise TransientError("the server changed its timeline during the backup", hint="run it again")
         facts = self._facts
         return Manifest(
             backup_id=self._backup_id,
@@ -264,6 +262,7 @@ class _Run:
             start_lsn=started.lsn,
             stop_lsn=ended.lsn,
             timeline=started.timeline,
+            timeline_history=history,
             wal_segment_size=facts.wal_segment_size,
             system_identifier=facts.system_identifier,
             server_version=facts.version,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pgproof.actions.materialise import read_essentials, write_control_file, write_files
 from pgproof.actions.opening import open_repository
-from pgproof.actions.restore_cluster import NOTHING_MORE
+from pgproof.actions.restore_cluster import NOTHING_MORE, refuse_early_end
 from pgproof.actions.scratch_checks import after_shutdown, while_running
 from pgproof.actions.scratch_place import scratch_place
 from pgproof.errors import DataError
@@ -151,10 +151,7 @@ class _Verification:
         ) as server:
             self._sandbox = server.sandbox
             end = server.end_of_recovery_lsn
-            if end < manifest.stop_lsn:
-                raise DataError(
-                    "recovery ended before the end of the backup", ended=end, promised=manifest.stop_lsn
-                )
+            refuse_early_end(end, manifest)
             self._checks.append(
                 Check(
                     "started and recovered",

@@ -108,6 +108,16 @@ class DataDirectory:
         """The mode that PostgreSQL gives the files of this cluster."""
         return self._mode & 0o660
 
+    def reserve(self, path: bytes, size: int) -> None:
+        """Make a file without holes, so that a full disk shows now."""
+        fd = self.open_file(path, size, self.file_mode)
+        try:
+            os.posix_fallocate(fd, 0, size)
+        except OSError as error:
+            raise self._translated(error, self._path(path)) from error
+        finally:
+            os.close(fd)
+
     def write_file(self, path: bytes, content: bytes, mode: int | None = None) -> None:
         """A small file at once."""
         fd = self.open_file(path, len(content), self.file_mode if mode is None else mode)

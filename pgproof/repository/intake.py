@@ -37,7 +37,6 @@ class StoredFiles:
 
     maps: tuple[MapRef, ...]
     packs: bytes
-    pack_sizes: dict[int, int]
     size_bytes: int
     stored_bytes: int
     files: int
@@ -107,10 +106,9 @@ class FileIntake:
         maps, map_bytes = self._store_maps(job)
         return StoredFiles(
             maps=tuple(maps),
-            packs=bitmap_of(sorted(packs.sizes)),
-            pack_sizes=packs.sizes,
+            packs=bitmap_of(sorted(packs)),
             size_bytes=self.size_bytes,
-            stored_bytes=packs.bytes + map_bytes,
+            stored_bytes=sum(packs.values()) + map_bytes,
             files=sum(kind == FILE for kind in self._kinds),
         )
 

@@ -31,8 +31,9 @@ from pgproof.repository.bucket import ObjectInfo
 _MISSING = (NotFoundError, FileNotFoundError)
 _ERRORS = (BaseError, FileNotFoundError)
 # Long enough for a store to restart, short enough that a run ends while somebody still looks.
-_RETRY = {"max_retries": 8, "retry_timeout": timedelta(minutes=2)}
-_TIMEOUT = {"timeout": timedelta(minutes=5), "connect_timeout": timedelta(seconds=10)}
+# obstore types its settings as dictionaries of literals, which settings from outside are not.
+_RETRY: Any = {"max_retries": 8, "retry_timeout": timedelta(minutes=2)}
+_TIMEOUT: Any = {"timeout": timedelta(minutes=5), "connect_timeout": timedelta(seconds=10)}
 
 
 class ObjectStoreBucket:
@@ -160,11 +161,11 @@ def s3_bucket(
 ) -> ObjectStoreBucket:
     """A bucket on S3 or a compatible store. Without keys, boto3's credential chain provides and
     refreshes them (environment, profile, instance or container role)."""
-    settings: dict[str, Any] = {"disable_bulk_delete": True, **(options or {})}
+    settings: Any = {"disable_bulk_delete": True, **(options or {})}
     if endpoint:
         settings["endpoint"] = endpoint
         settings.setdefault("virtual_hosted_style_request", False)
-    client: dict[str, Any] = {**_TIMEOUT, "allow_http": bool(endpoint and endpoint.startswith("http://"))}
+    client: Any = {**_TIMEOUT, "allow_http": bool(endpoint and endpoint.startswith("http://"))}
     if access_key_id and secret_access_key:
         settings |= {"access_key_id": access_key_id, "secret_access_key": secret_access_key}
         settings.setdefault("region", region or "us-east-1")
@@ -185,9 +186,9 @@ def s3_bucket(
     store = S3Store(
         bucket,
         prefix=prefix or None,
-        config=settings,  # type: ignore[arg-type]
-        client_options=client,  # type: ignore[arg-type]
-        retry_config=_RETRY,  # type: ignore[arg-type]
+        config=settings,
+        client_options=client,
+        retry_config=_RETRY,
         credential_provider=provider,
     )
     where = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
@@ -197,7 +198,7 @@ def s3_bucket(
 def url_bucket(url: str) -> ObjectStoreBucket:
     """Any other store that obstore opens by URL (`gs://…`, `az://…`)."""
     try:
-        store = from_url(url, retry_config=_RETRY, client_options=_TIMEOUT)  # type: ignore[call-overload]
+        store = from_url(url, retry_config=_RETRY, client_options=_TIMEOUT)
     except (*_ERRORS, ValueError) as error:
         raise PreconditionError(
             "not a repository address",

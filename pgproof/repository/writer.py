@@ -9,7 +9,6 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
 from typing import Self
 
 from pgproof.model.job import Job
@@ -23,17 +22,6 @@ _UPLOADS = 2
 
 # Called with the number of the pack and of the first pack page once a frame has its place.
 Placed = Callable[[int, int], None]
-
-
-@dataclass(slots=True)
-class StoredPacks:
-    """What a run has stored: the bytes of each of its packs, by number."""
-
-    sizes: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def bytes(self) -> int:
-        return sum(self.sizes.values())
 
 
 class PackWriter:
@@ -56,7 +44,7 @@ class PackWriter:
         self._builder: PackBuilder | None = None
         self._workers = ThreadPoolExecutor(max(2, os.cpu_count() or 1), thread_name_prefix="pgproof-frame")
         self._uploader = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="pgproof-store")
-        self.stored = StoredPacks()
+        self._stored: dict[int, int] = {}
 
     def put(self, data: bytes | bytearray | memoryview, placed: Placed) -> None:
         """Take one frame; it must not be changed afterwards."""
@@ -65,14 +53,14 @@ class PackWriter:
         while len(self._frames) > _IN_FLIGHT or (self._frames and self._frames[0][0].done()):
             self._place()
 
-    def finish(self) -> StoredPacks:
-        """Wait until everything is durable."""
+    def finish(self) -> dict[int, int]:
+        """Wait until everything is durable; return the bytes of each pack by its number."""
         while self._frames:
             self._place()
         self._close_pack()
         while self._uploads:
             self._wait(self._uploads.popleft())
-        return self.stored
+        return self._stored
 
     def _place(self) -> None:
         self._job.checkpoint()
@@ -103,7 +91,7 @@ class PackWriter:
     def _store(self, number: int, builder: PackBuilder) -> None:
         data = builder.finish()
         self._repository.create_pack(self._repository.layout.pack_context(self._backup_id, number), data)
-        self.stored.sizes[number] = len(data)
+        self._stored[number] = len(data)
 
     def __enter__(self) -> Self:
         return self

@@ -40,7 +40,7 @@ def test_every_command_of_the_runbook_works(cluster_factory: ClusterFactory, wor
     options = f"-c port=5432 -c listen_addresses= -c unix_socket_directories={work_dir} -c fsync=off"
     places = {
         "/var/lib/postgresql/18/restored": str(restored),
-        "/root/passphrase": str(passphrase_file),
+        "/etc/pgproof/passphrase": str(passphrase_file),
         "/backups": str(work_dir / "backups"),
         "--owner postgres": f"--owner {restored_owner()}",
         "pg_ctl ": f"{pg_ctl} -w -l {work_dir}/log -o {shlex.quote(options)} ",
