@@ -18,6 +18,7 @@ from pgproof.actions.opening import open_repository
 from pgproof.actions.page_check import damaged_pages
 from pgproof.actions.receive import Receiver
 from pgproof.errors import ConflictError, DataError, PreconditionError, TransientError
+from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig, BackupType, PostgresConfig
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn, segments_between
@@ -32,6 +33,7 @@ from pgproof.repository.intake import FileIntake, StoredFiles
 from pgproof.repository.integrity import check_objects
 from pgproof.repository.leases import Lease, hold_lease
 from pgproof.repository.repository import Repository
+from pgproof.repository.resume import interrupted_runs, stored_frames
 from pgproof.repository.sealing import Kind
 from pgproof.repository.wal_writer import WalWriter
 from pgproof.repository.writer import PackWriter
@@ -59,12 +61,15 @@ def take_backup(
     job.report("opening repository")
     repository = open_repository(config)
     with hold_lease(repository, "backup") as lease, closing(connect_replication(postgres)) as connection:
+        failpoint("backup.leased")
         facts = read_facts(connection)
+        failpoint("backup.connected")
         if facts.in_recovery:
             raise PreconditionError(
                 "this server is a standby", hint="back up the primary; standbys come with a later version"
             )
         ensure_cluster(repository, facts)
+        failpoint("backup.identified")
         return _Run(postgres, config, repository, lease, connection, facts, job).take()
 
 
@@ -91,6 +96,7 @@ class _Run:
         self._level = config.compression_level if config.compression else None
         self._started_at = datetime.now(UTC)
         self._backup_id = backup_id_for(self._started_at, BackupType.FULL, secrets.token_hex(3))
+        self._interrupted = interrupted_runs(repository)
         self._seconds: dict[str, float] = {}
         self._notices: list[Finding] = []
 
@@ -103,17 +109,20 @@ class _Run:
                 "started_at": self._started_at.isoformat(),
                 "host": os.uname().nodename,
                 "pid": os.getpid(),
-                "parents": [],
+                "parents": list(self._interrupted),
             },
         )
+        failpoint("backup.intended")
         self._job.report("reading settings")
         context = read_context(self._postgres)
+        failpoint("backup.context")
         with ExitStack() as stack:
             # The stream ends before the writer that takes what it brings.
             streaming = stream_wal(
                 self._postgres, lambda *start: stack.enter_context(self._wal_writer(*start))
             )
             stream, identity = stack.enter_context(streaming)
+            failpoint("backup.streaming")
             history = timeline_history(self._connection.pgconn, identity.timeline)
             receiver, files = self._receive(stream)
             started, ended = receiver.started, receiver.ended
@@ -121,6 +130,7 @@ class _Run:
                 raise DataError("the base backup has no start or no end")
             with self._timed("WAL"):
                 wal_bytes = self._wait_for_wal(stream, ended)
+        failpoint("backup.enough")
         findings = self._findings(context, ended, files)
         if not started.timeline == ended.timeline == identity.timeline:
             raise TransientError("the server changed its timeline during the backup", hint="run it again")
@@ -128,7 +138,9 @@ class _Run:
         self._job.report("committing")
         self._lease.check()
         self._check_objects(manifest)
+        failpoint("backup.checked")
         self._repository.commit(manifest)
+        failpoint("backup.committed")
         _log.info(
             "backup committed id=%s status=%s size=%d stored=%d files=%d findings=%d seconds=%.1f",
             manifest.backup_id,
@@ -155,8 +167,11 @@ class _Run:
             f"pgproof {self._backup_id}", self._config.fast_checkpoint, self._config.max_rate
         )
         repository, page_size = self._repository, self._facts.block_size
-        with PackWriter(repository, self._backup_id, page_size, self._level, self._job) as writer:
-            intake = FileIntake(repository, writer, self._backup_id, page_size)
+        known = stored_frames(repository, self._interrupted, page_size, self._job)
+        if known.owners:
+            failpoint("backup.resumed")
+        with PackWriter(repository, self._backup_id, page_size, self._level, known, self._job) as writer:
+            intake = FileIntake(repository, writer, (self._backup_id, *known.owners), page_size)
             receiver = Receiver(intake)
             events = stream_base_backup(self._connection.pgconn, options, self._job)
             self._job.report("waiting for checkpoint")
@@ -169,9 +184,11 @@ class _Run:
                         self._lease.check()
                         total = receiver.started.size_bytes if receiver.started else 0
                         self._job.report("copying", received, max(total, received))
+            failpoint("backup.received")
             with self._timed("storing"):
                 self._job.report("storing the map")
                 files = intake.finish(self._job)
+            failpoint("backup.mapped")
         return receiver, files
 
     def _notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
@@ -183,6 +200,7 @@ class _Run:
 
     def _wait_for_wal(self, stream: WalStream, ended: Ended) -> int:
         """Until the segment with the stop position is stored; return the WAL bytes stored by us."""
+        failpoint("backup.waiting")
         self._job.report("waiting for WAL")
         size = self._facts.wal_segment_size
         wanted = segments_between(ended.timeline, ended.lsn, ended.lsn, size)[-1].end
@@ -211,6 +229,14 @@ class _Run:
             self._job.report("looking at damaged pages")
             findings.extend(
                 damaged_pages(self._repository, files, self._facts.block_size, findings, self._job)
+            )
+        if files.reused_bytes:
+            findings.append(
+                Finding(
+                    "resumed",
+                    f"{files.reused_bytes / 1e6:,.1f} MB of {files.size_bytes / 1e6:,.1f} MB had been stored by an "
+                    "interrupted run and were not stored again",
+                )
             )
         if self._config.mirror_bucket:
             findings.append(
@@ -270,7 +296,7 @@ class _Run:
             data_checksums=facts.data_checksums,
             change_detection="none",
             maps=files.maps,
-            packs={self._backup_id: files.packs} if files.packs else {},
+            packs=files.packs,
             tablespaces=tuple(receiver.tablespaces),
             external_config=context.external_config,
             settings=context.settings,

@@ -66,10 +66,10 @@ class SegmentBuilder:
     def add(self, path: bytes, kind: int, size: int, mode: int, runs: Runs, owners: tuple[str, ...]) -> None:
         """Append a file; the owner numbers in `runs` index `owners`."""
         if len(owners) and len(runs):
-            table = np.array([self._owners.setdefault(owner, len(self._owners)) for owner in owners], "<u2")
             runs = runs.copy()
-            real = runs["owner"] != ZEROS
-            runs["owner"][real] = table[runs["owner"][real]]
+            before = runs["owner"].copy()
+            for number in np.unique(before[before != ZEROS]).tolist():
+                runs["owner"][before == number] = self._owners.setdefault(owners[number], len(self._owners))
         self._runs.append(runs)
         self._run_count += len(runs)
         self._files.append((path, kind, size, mode, self._run_count))

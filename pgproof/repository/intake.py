@@ -13,6 +13,7 @@ import crc32c
 import numpy as np
 
 from pgproof.errors import DataError
+from pgproof.failpoints import failpoint
 from pgproof.model.filemap import (
     DIRECTORY,
     FILE,
@@ -28,34 +29,47 @@ from pgproof.model.job import Job
 from pgproof.model.manifest import MapRef
 from pgproof.repository.packs import FRAME_SIZE
 from pgproof.repository.repository import Repository
+from pgproof.repository.resume import OWN, Place
 from pgproof.repository.writer import PackWriter
+
+_COLUMNS = ("file", "file_page", "pages", "owner", "pack", "pack_page")
+_LEAST_SHARED = 128 << 10
+_FILES_PER_CUT = 16
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFiles:
-    """What a run has stored: the map's segments, its packs as a bitmap, and sizes in bytes."""
+    """What a run has stored: the map's segments, for each owner the packs that these name as a bitmap, and
+    sizes in bytes. `reused_bytes` is the plain size of frames that an interrupted run had stored already."""
 
     maps: tuple[MapRef, ...]
-    packs: bytes
+    packs: dict[str, bytes]
     size_bytes: int
     stored_bytes: int
+    reused_bytes: int
     files: int
 
 
 class FileIntake:
-    """Feed it files one after another: `begin`, any number of `data`, `end`."""
+    """Feed it files one after another: `begin`, any number of `data`, `end`.
 
-    def __init__(self, repository: Repository, writer: PackWriter, backup_id: str, page_size: int) -> None:
+    `owners` are the runs whose packs may be named: this one, and those of the writer's known frames.
+    """
+
+    def __init__(
+        self, repository: Repository, writer: PackWriter, owners: tuple[str, ...], page_size: int
+    ) -> None:
         self._repository = repository
         self._writer = writer
-        self._backup_id = backup_id
+        self._owners = owners
         self._page_size = page_size
         self._paths: list[bytes] = []
         self._kinds = array("B")
         self._sizes = array("Q")
         self._modes = array("H")
         self._crcs = array("I")
-        self._runs = {name: array("I") for name in ("file", "file_page", "pages", "pack", "pack_page")}
+        self._runs = {name: array("I") for name in _COLUMNS}
+        self._reused_pages = 0
         # The last run of each file whose frames are still on their way, by file number.
         self._open_runs: dict[int, int] = {}
         self._small = bytearray()
@@ -103,12 +117,14 @@ class FileIntake:
         """Make everything durable, then the map. Nothing names the packs before they are stored."""
         self._flush_small()
         packs = self._writer.finish()
+        failpoint("map.begun")
         maps, map_bytes = self._store_maps(job)
         return StoredFiles(
             maps=tuple(maps),
-            packs=bitmap_of(sorted(packs)),
+            packs=self._named_packs(),
             size_bytes=self.size_bytes,
             stored_bytes=sum(packs.values()) + map_bytes,
+            reused_bytes=self._reused_pages * self._page_size,
             files=sum(kind == FILE for kind in self._kinds),
         )
 
@@ -131,7 +147,7 @@ class FileIntake:
         if self._page:
             self._put_own_frame()
             return
-        if len(self._small) + len(self._frame) > FRAME_SIZE:
+        if len(self._small) + len(self._frame) > FRAME_SIZE or self._cuts_here():
             self._flush_small()
         self._small += self._frame
         self._small_files.append((len(self._paths) - 1, len(self._frame) // self._page_size))
@@ -139,7 +155,7 @@ class FileIntake:
 
     def _put_own_frame(self) -> None:
         number, first, pages = len(self._paths) - 1, self._page, len(self._frame) // self._page_size
-        self._writer.put(self._frame, lambda pack, at: self._placed(number, first, pages, pack, at))
+        self._writer.put(self._frame, lambda place: self._placed(number, first, pages, place))
         self._page += pages
         self._frame = bytearray()
 
@@ -148,26 +164,33 @@ class FileIntake:
             return
         members, self._small_files = self._small_files, []
 
-        def placed(pack: int, at: int) -> None:
+        def placed(place: Place) -> None:
             for number, pages in members:
-                self._placed(number, 0, pages, pack, at)
-                at += pages
+                self._placed(number, 0, pages, place)
+                place = place._replace(page=place.page + pages)
 
         self._writer.put(self._small, placed)
         self._small = bytearray()
 
-    def _placed(self, file: int, file_page: int, pages: int, pack: int, pack_page: int) -> None:
+    def _cuts_here(self) -> bool:
+        """Whether a shared frame ends before the current file: the path says so, so that a file that comes, goes
+        or grows changes one frame and not all that follow."""
+        return len(self._small) >= _LEAST_SHARED and self._path_hash(self._paths[-1])[0] % _FILES_PER_CUT == 0
+
+    def _placed(self, file: int, file_page: int, pages: int, place: Place) -> None:
         runs = self._runs
         last = self._open_runs.get(file)
+        if place.owner != OWN:
+            self._reused_pages += pages
         if (
             last is not None
-            and runs["pack"][last] == pack
-            and runs["pack_page"][last] + runs["pages"][last] == pack_page
+            and (runs["owner"][last], runs["pack"][last]) == (place.owner, place.pack)
+            and runs["pack_page"][last] + runs["pages"][last] == place.page
         ):
             runs["pages"][last] += pages
         else:
             self._open_runs[file] = len(runs["file"])
-            row = (file, file_page, pages, pack, pack_page)
+            row = (file, file_page, pages, *place)
             for column, value in zip(runs.values(), row, strict=True):
                 column.append(value)
         if (file_page + pages) * self._page_size >= self._sizes[file]:
@@ -180,7 +203,7 @@ class FileIntake:
         }
         order = np.argsort(columns["file"], kind="stable")
         table = np.zeros(len(order), RUN_TYPE)
-        for name in ("file_page", "pages", "pack", "pack_page"):
+        for name in _COLUMNS[1:]:
             table[name] = columns[name][order]
         files = columns["file"][order]
         starts = np.searchsorted(files, np.arange(len(self._paths)), "left")
@@ -197,14 +220,23 @@ class FileIntake:
                 job.checkpoint()
             runs: Runs = table[starts[number] : ends[number]]
             builder.add(
-                path, self._kinds[number], self._sizes[number], self._modes[number], runs, (self._backup_id,)
+                path, self._kinds[number], self._sizes[number], self._modes[number], runs, self._owners
             )
         if len(builder):
             stored += self._store_map(builder, refs)
         return refs, stored
 
+    def _named_packs(self) -> dict[str, bytes]:
+        owners, packs = (np.frombuffer(self._runs[name], np.uint32) for name in ("owner", "pack"))
+        return {
+            owner: bitmap_of(np.unique(packs[owners == number]).tolist())
+            for number, owner in enumerate(self._owners)
+            if np.any(owners == number)
+        }
+
     def _store_map(self, builder: SegmentBuilder, refs: list[MapRef]) -> int:
         name, stored = self._repository.create_map(builder.encode())
+        failpoint("map.stored")
         refs.append(MapRef(name, builder.first, len(builder), builder.bytes, builder.pages))
         return stored
 

@@ -48,8 +48,12 @@ class Frame:
 def make_frame(hashes: Hashes, page_size: int, level: int | None, data: Buffer) -> Frame:
     """Hash and compress; the costly part of a backup, safe to run in several threads."""
     digests = hashes.page_digests(data, page_size)
+    return compressed_frame(level, data, digests, hashes.frame_hash(digests))
+
+
+def compressed_frame(level: int | None, data: Buffer, digests: bytes, name: bytes) -> Frame:
     codec, body = compress(data, level)
-    return Frame(codec, body, len(data), digests, hashes.frame_hash(digests))
+    return Frame(codec, body, len(data), digests, name)
 
 
 class PackBuilder:

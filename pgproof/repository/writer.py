@@ -11,34 +11,44 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Self
 
+from pgproof.failpoints import failpoint
 from pgproof.model.job import Job
-from pgproof.repository.packs import Frame, PackBuilder, make_frame
+from pgproof.repository.packs import Frame, PackBuilder, compressed_frame
 from pgproof.repository.repository import Repository
-from pgproof.repository.sealing import Kind
+from pgproof.repository.resume import OWN, Place, StoredFrames
+from pgproof.repository.sealing import Buffer, Kind
 
 PACK_SIZE = 16 << 20
 _IN_FLIGHT = 12
 _UPLOADS = 2
 
-# Called with the number of the pack and of the first pack page once a frame has its place.
-Placed = Callable[[int, int], None]
+# Called once a frame has its place.
+Placed = Callable[[Place], None]
 
 
 class PackWriter:
     """Stores the frames of one backup in packs `0, 1, 2, …`; use as a context manager.
 
-    `put` may block until an earlier frame or pack is done, and raises what went wrong with it.
+    `put` may block until an earlier frame or pack is done, and raises what went wrong with it. A frame that is
+    among `known` is not stored again.
     """
 
     def __init__(
-        self, repository: Repository, backup_id: str, page_size: int, level: int | None, job: Job
+        self,
+        repository: Repository,
+        backup_id: str,
+        page_size: int,
+        level: int | None,
+        known: StoredFrames,
+        job: Job,
     ) -> None:
         self._repository = repository
         self._backup_id = backup_id
         self._page_size = page_size
         self._level = level
+        self._known = known
         self._job = job
-        self._frames: deque[tuple[Future[Frame], Placed]] = deque()
+        self._frames: deque[tuple[Future[Frame | Place], Placed]] = deque()
         self._uploads: deque[Future[None]] = deque()
         self._number = 0
         self._builder: PackBuilder | None = None
@@ -46,10 +56,9 @@ class PackWriter:
         self._uploader = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="pgproof-store")
         self._stored: dict[int, int] = {}
 
-    def put(self, data: bytes | bytearray | memoryview, placed: Placed) -> None:
+    def put(self, data: Buffer, placed: Placed) -> None:
         """Take one frame; it must not be changed afterwards."""
-        hashes, size, level = self._repository.hashes, self._page_size, self._level
-        self._frames.append((self._workers.submit(make_frame, hashes, size, level, data), placed))
+        self._frames.append((self._workers.submit(self._make, data), placed))
         while len(self._frames) > _IN_FLIGHT or (self._frames and self._frames[0][0].done()):
             self._place()
 
@@ -62,20 +71,31 @@ class PackWriter:
             self._wait(self._uploads.popleft())
         return self._stored
 
+    def _make(self, data: Buffer) -> Frame | Place:
+        hashes = self._repository.hashes
+        digests = hashes.page_digests(data, self._page_size)
+        name = hashes.frame_hash(digests)
+        return self._known.find(name, len(data)) or compressed_frame(self._level, data, digests, name)
+
     def _place(self) -> None:
         self._job.checkpoint()
         future, placed = self._frames.popleft()
         frame = future.result()
+        if isinstance(frame, Place):
+            placed(frame)
+            return
         if self._builder is None:
+            failpoint("pack.begun")
             context = self._repository.layout.pack_context(self._backup_id, self._number)
             self._builder = PackBuilder(self._repository.key, Kind.PACK, context, self._page_size, tags=True)
-        placed(self._number, self._builder.add(frame))
+        placed(Place(OWN, self._number, self._builder.add(frame)))
         if self._builder.size >= PACK_SIZE:
             self._close_pack()
 
     def _close_pack(self) -> None:
         if self._builder is None:
             return
+        failpoint("pack.full")
         number, builder = self._number, self._builder
         self._number, self._builder = number + 1, None
         while len(self._uploads) >= _UPLOADS or (self._uploads and self._uploads[0].done()):
@@ -90,7 +110,9 @@ class PackWriter:
 
     def _store(self, number: int, builder: PackBuilder) -> None:
         data = builder.finish()
+        failpoint("pack.sealed")
         self._repository.create_pack(self._repository.layout.pack_context(self._backup_id, number), data)
+        failpoint("pack.stored")
         self._stored[number] = len(data)
 
     def __enter__(self) -> Self:

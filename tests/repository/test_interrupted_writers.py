@@ -21,6 +21,7 @@ from pgproof.repository.content import Content
 from pgproof.repository.intake import FileIntake
 from pgproof.repository.object_store import memory_bucket
 from pgproof.repository.repository import Repository
+from pgproof.repository.resume import interrupted_runs, stored_frames
 from pgproof.repository.sealing import Kind, RepositoryKey, Suite
 from pgproof.repository.wal_writer import WalWriter
 from pgproof.repository.writer import PackWriter
@@ -44,11 +45,12 @@ def _id(number: int) -> str:
 def write(bucket: Bucket, backup_id: str) -> None:
     """What take_backup does to the storage, in its order."""
     repository = Repository(bucket, KEY, "main")
+    known = stored_frames(repository, interrupted_runs(repository), 8192, Job())
     repository.create_json(
         Kind.INTENT, repository.layout.intent(backup_id), {"format": 1, "backup": backup_id}
     )
-    with PackWriter(repository, backup_id, 8192, 3, Job()) as packs:
-        intake = FileIntake(repository, packs, backup_id, 8192)
+    with PackWriter(repository, backup_id, 8192, 3, known, Job()) as packs:
+        intake = FileIntake(repository, packs, (backup_id, *known.owners), 8192)
         for path, content in FILES.items():
             intake.begin(path, len(content), 0o600)
             if content:
@@ -81,7 +83,7 @@ def write(bucket: Bucket, backup_id: str) -> None:
             data_checksums=True,
             change_detection="none",
             maps=files.maps,
-            packs={backup_id: files.packs},
+            packs=files.packs,
         )
     )
 
