@@ -17,6 +17,7 @@ from flows.support.publishing import publish_event, publish_report
 from flows.support.reports import backup_report, human_size
 from flows.support.settings import backup_manager
 from flows.verify import verify_and_report
+from pgproof.errors import EngineError
 from pgproof.model.config import BackupType
 from pgproof.model.report import BackupInfo
 
@@ -39,7 +40,23 @@ def _run_name() -> str:
 def take_backup(server: str, repository: str, type: str) -> BackupInfo:
     """Call the engine; what a broken attempt has stored, the next one finds and does not send again."""
     manager = backup_manager(server, repository)
-    return run_engine(lambda progress: manager.create_backup(BackupType(type), progress=progress))
+    return run_engine(
+        lambda progress: manager.create_backup(BackupType(type), mirror=False, progress=progress)
+    )
+
+
+@task(
+    retries=3,
+    retry_delay_seconds=exponential_backoff(backoff_factor=10),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=worth_retrying,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def copy_to_mirror(server: str, repository: str) -> dict[str, Any]:
+    """Give the bucket what it lacks of the directory; a task of its own, so that a retry takes no new backup."""
+    manager = backup_manager(server, repository)
+    return run_engine(lambda progress: manager.copy_to_mirror(progress=progress)).to_json()
 
 
 @flow(name="backup", flow_run_name=_run_name, result_serializer="json", validate_parameters=True)
@@ -82,10 +99,19 @@ def backup(
             "stored_bytes": info.stored_bytes,
         },
     )
+    not_mirrored: EngineError | None = None
+    if backup_manager(server, repository).config.mirror_bucket:
+        try:
+            copy_to_mirror(server, repository)
+        except EngineError as error:
+            # The backup exists: it is verified first, and the run fails at its end.
+            not_mirrored = error
     if verify != "none":
         outcome = verify_and_report(server, repository, info.backup_id, verify)
         if isinstance(outcome, State):
             return outcome
+    if not_mirrored is not None:
+        raise not_mirrored
     return info.to_json()
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from pgproof.errors import EngineError
 from pgproof.model.config import BackupConfig, BackupType, PostgresConfig, VerifyLevel
 from pgproof.model.report import BackupInfo, Check, ProgressCallback, VerificationReport, no_progress
 from pgproof.waiting import in_thread
 
 if TYPE_CHECKING:
     from pgproof.actions.init_repository import InitReport
+    from pgproof.actions.mirror import MirrorReport
     from pgproof.actions.statistics import RepositoryStats
     from pgproof.repository.keyring import KeySlot
 
@@ -49,20 +51,41 @@ class BackupManager:
         return await in_thread(lambda _job: init_repository(self.config))
 
     async def create_backup(
-        self, backup_type: BackupType | None = None, *, progress: ProgressCallback = no_progress
+        self,
+        backup_type: BackupType | None = None,
+        *,
+        mirror: bool = True,
+        progress: ProgressCallback = no_progress,
     ) -> BackupInfo:
-        """Take a backup, by default of the configured type; it is whole and durable when this returns."""
+        """Take a backup, by default of the configured type; it is whole and durable when this returns.
+
+        Where a directory and a bucket are configured, the bucket is then given what it lacks. If that fails the
+        error is raised although the backup exists; its context names it. Without `mirror` this is left to
+        `copy_to_mirror`.
+        """
         from pgproof.actions.take_backup import take_backup
 
         kind = backup_type if backup_type is not None else self.config.backup_type
-        return await in_thread(lambda job: take_backup(self.postgres, self.config, kind, job), progress)
+        info = await in_thread(lambda job: take_backup(self.postgres, self.config, kind, job), progress)
+        if mirror and self.config.mirror_bucket:
+            try:
+                await self.copy_to_mirror(progress=progress)
+            except EngineError as error:
+                error.context["committed"] = info.backup_id
+                raise
+        return info
+
+    async def copy_to_mirror(self, *, progress: ProgressCallback = no_progress) -> MirrorReport:
+        """Copy to the configured bucket what it lacks of the directory; PreconditionError without a mirror."""
+        from pgproof.actions.mirror import copy_to_mirror
+
+        return await in_thread(lambda job: copy_to_mirror(self.config, job), progress)
 
     async def list_backups(self, backup_type: BackupType | None = None) -> list[BackupInfo]:
-        """All committed backups, oldest first."""
-        from pgproof.actions.opening import open_repository
-        from pgproof.repository.catalog import list_backups
+        """All committed backups, oldest first; findings `local-only` and `mirror-only` where one copy is missing."""
+        from pgproof.actions.mirror import list_copies
 
-        return await in_thread(lambda _job: list_backups(open_repository(self.config), backup_type))
+        return await in_thread(lambda _job: list_copies(self.config, backup_type))
 
     async def verify_backup(
         self,

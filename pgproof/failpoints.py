@@ -1,8 +1,12 @@
 """Named points where a test stops the program; always compiled in, off unless asked for.
 
 `PGPROOF_FAILPOINTS="bucket.create.*@3=kill"` ends the process, as SIGKILL would, when points of these names are
-reached for the third time; `raise` raises a TransientError instead. Rules are separated by commas; without
-`@N` the first time counts.
+reached for the third time; without `@N` the first time counts. Rules are separated by commas. The actions:
+
+    kill    the process ends at once
+    raise   a TransientError
+    stop    the process waits, as after SIGSTOP, until somebody sends SIGCONT
+    tell    the name is written to standard error, each time it is reached
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from fnmatch import fnmatchcase
 from pgproof.errors import PreconditionError, TransientError
 
 VARIABLE = "PGPROOF_FAILPOINTS"
-_RULE = re.compile(r"(?P<names>[a-z.*]+)(?:@(?P<nth>[1-9][0-9]*))?=(?P<action>kill|raise)\Z")
+_RULE = re.compile(r"(?P<names>[a-z.*]+)(?:@(?P<nth>[1-9][0-9]*))?=(?P<action>kill|raise|stop|tell)\Z")
 
 
 @dataclass
@@ -32,21 +36,30 @@ _lock = threading.Lock()
 _rules: list[_Rule] | None = None
 
 
-def failpoint(name: str) -> None:
-    """Do what a rule for this point says, in most lives nothing."""
-    if _rules is None:
-        arm(os.environ.get(VARIABLE, ""))
-    if not _rules:
+def failpoint(*names: str) -> None:
+    """Do what a rule for this point says, in most lives nothing. A point may have a more precise second name."""
+    if not armed():
         return
     with _lock:
-        reached = [rule for rule in _rules if fnmatchcase(name, rule.names)]
+        reached = [rule for rule in _rules or () if any(fnmatchcase(name, rule.names) for name in names)]
         for rule in reached:
             rule.hits += 1
-        action = next((rule.action for rule in reached if rule.hits == rule.nth), "")
-    if action == "kill":
+        actions = {rule.action for rule in reached if rule.hits == rule.nth or rule.action == "tell"}
+    if "tell" in actions:
+        os.write(2, f"failpoint {names[-1]}\n".encode())
+    if "kill" in actions:
         os.kill(os.getpid(), signal.SIGKILL)
-    elif action == "raise":
-        raise TransientError("a failpoint was reached", hint=f"unset {VARIABLE}", name=name)
+    if "stop" in actions:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if "raise" in actions:
+        raise TransientError("a failpoint was reached", hint=f"unset {VARIABLE}", name=names[-1])
+
+
+def armed() -> bool:
+    """Whether there is any rule: what is costly to name need not be named otherwise."""
+    if _rules is None:
+        arm(os.environ.get(VARIABLE, ""))
+    return bool(_rules)
 
 
 def arm(text: str) -> None:

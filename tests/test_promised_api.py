@@ -11,6 +11,7 @@ import pytest
 from core.db.backup import BackupConfig, BackupManager, BackupType, PostgresConfig, RecoveryManager
 from pgproof.errors import PreconditionError
 from tests.support.postgres import Cluster
+from tests.support.s3 import S3Server
 
 PROMISED_FIELDS = {
     "backup_id", "cluster", "type", "method", "status", "parent_id", "started_at", "finished_at", "size_bytes",
@@ -19,8 +20,14 @@ PROMISED_FIELDS = {
 }  # fmt: skip
 
 
-def test_the_promised_calls(pg18: Cluster, work_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_promised_calls(
+    pg18: Cluster, s3: S3Server, work_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BACKUP_PASSPHRASE", "from the environment")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.secret_key)
+    s3.make_bucket("my-backups")
     postgres_config = pg18.config()
     config = BackupConfig(
         backup_dir=str(work_dir / "backups"),
@@ -43,8 +50,8 @@ def test_the_promised_calls(pg18: Cluster, work_dir: Path, monkeypatch: pytest.M
         assert [f"{b.backup_id}: {b.size_mb:.1f} MB" for b in backups] == [
             f"{backup_info.backup_id}: {backup_info.size_bytes / 1e6:.1f} MB"
         ]
-        # The promised example names a directory and a bucket; what is not mirrored must be said.
-        assert "local-only" in {finding.kind for finding in backup_info.findings}
+        # The promised example names a directory and a bucket: both have it.
+        assert "local-only" not in {finding.kind for finding in backups[0].findings}
         document = json.loads(json.dumps(backup_info.to_json()))
         assert set(document) == PROMISED_FIELDS
         report = await recovery_manager.restore_cluster(backup_info.backup_id, work_dir / "restored")

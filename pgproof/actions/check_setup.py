@@ -23,7 +23,11 @@ from pgproof.postgres.programs import find_programs
 from pgproof.postgres.refusals import NO_REPLICATION_HINT, sql_name
 from pgproof.postgres.sandbox import find_sandbox
 from pgproof.postgres.wal_stream import create_temporary_slot, show
+from pgproof.repository.layout import REPOSITORY
+from pgproof.repository.mirror import refuse_stranger
+from pgproof.repository.opening import open_mirror
 from pgproof.repository.probe import store_answers
+from pgproof.repository.repository import Repository
 
 _MAX_CLOCK_SECONDS = 60.0
 
@@ -82,6 +86,7 @@ def _repository(config: BackupConfig, facts: ServerFacts | None) -> Iterator[Che
         return
     yield _passed("repository", f"opened, {repository.key.suite.name.lower().replace('_', '-')}", begun)
     yield store_answers(repository.bucket)
+    yield from _mirror(config, repository)
     if facts is not None:
 
         def same() -> str:
@@ -91,6 +96,19 @@ def _repository(config: BackupConfig, facts: ServerFacts | None) -> Iterator[Che
             return f"system identifier {facts.system_identifier}"
 
         yield _attempt(f"cluster {repository.cluster} is this one", same)
+
+
+def _mirror(config: BackupConfig, repository: Repository) -> Iterator[Check]:
+    mirror = open_mirror(config)
+    if mirror is None:
+        return
+
+    def answers() -> str:
+        refuse_stranger(repository.bucket, mirror)
+        empty = mirror.head(REPOSITORY) is None
+        return f"{mirror.location}, {'empty: the next backup fills it' if empty else 'a copy of this repository'}"
+
+    yield _attempt("mirror", answers)
 
 
 def _programs(facts: ServerFacts, config: BackupConfig) -> Iterator[Check]:

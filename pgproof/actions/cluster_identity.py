@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from pgproof.errors import ConflictError, PreconditionError
+from pgproof.failpoints import failpoint
 from pgproof.postgres.facts import ServerFacts
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
@@ -26,7 +27,9 @@ def ensure_cluster(repository: Repository, facts: ServerFacts) -> None:
         # Another run may be first; what it wrote is compared below.
         with contextlib.suppress(ConflictError):
             repository.create_json(Kind.CLUSTER, key, described)
+        failpoint("cluster.described")
     known = repository.read_json(Kind.CLUSTER, key)
+    failpoint("cluster.known")
     if known.get("system_identifier") != facts.system_identifier:
         raise PreconditionError(
             "this is another cluster than the one backed up here under this name",

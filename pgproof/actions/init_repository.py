@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from pgproof.actions.opening import passphrase_of
-from pgproof.errors import PreconditionError
+from pgproof.errors import ConflictError, PreconditionError
+from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig
 from pgproof.model.report import Check
 from pgproof.repository.bucket import Bucket
+from pgproof.repository.escape_hatch import ensure_restore_script, script_key
+from pgproof.repository.layout import REPOSITORY
 from pgproof.repository.local import LocalBucket
-from pgproof.repository.opening import open_bucket
+from pgproof.repository.opening import open_bucket, open_mirror
 from pgproof.repository.probe import probe_store
 from pgproof.repository.unlocking import make_repository, unlock
 
@@ -47,14 +50,22 @@ def init_repository(config: BackupConfig) -> InitReport:
     Raises ConflictError if there is one, PreconditionError if the store lacks what backups need or no
     passphrase is given.
     """
-    bucket = open_bucket(config)
+    bucket, mirror = open_bucket(config), open_mirror(config)
     passphrase = passphrase_of(config)
+    if mirror is not None:
+        _require_mirror(mirror)
     if isinstance(bucket, LocalBucket):
         _make_directory(Path(bucket.location))
+    failpoint("init.directory")
     guarantees = probe_store(bucket)
+    failpoint("init.probed")
     _require(guarantees, bucket)
+    # Before repository.json: where that is, the way out is there as well.
+    ensure_restore_script(bucket)
     recovery_key = make_repository(bucket, passphrase, config.encryption, datetime.now(UTC))
+    failpoint("init.made")
     unlocked = unlock(bucket, passphrase, config.encryption)
+    failpoint("init.opened")
     return InitReport(
         bucket.location,
         unlocked.key.repository_id.hex(),
@@ -62,6 +73,17 @@ def init_repository(config: BackupConfig) -> InitReport:
         recovery_key,
         tuple(guarantees),
     )
+
+
+def _require_mirror(mirror: Bucket) -> None:
+    """A mirror that cannot take a copy is found now and not after the first backup, which fills it."""
+    if mirror.head(REPOSITORY) is not None:
+        raise ConflictError(
+            "the bucket that is to be the mirror holds a repository already",
+            hint="give the mirror an empty bucket, or unset AWS_S3_BUCKET",
+            location=mirror.location,
+        )
+    _require(probe_store(mirror), mirror)
 
 
 def _make_directory(root: Path) -> None:
@@ -75,7 +97,7 @@ def _make_directory(root: Path) -> None:
             directory=root,
             reason=error.strerror,
         ) from error
-    known = {"repository.json", "keys", "probe"}
+    known = {"repository.json", "keys", "probe", script_key()}
     if occupied is not None and not any((root / name).exists() for name in known):
         raise PreconditionError(
             "the directory is not empty",

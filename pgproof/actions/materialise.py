@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass
 
 from pgproof.errors import DataError
+from pgproof.failpoints import failpoint
 from pgproof.model.control_file import ControlFile, parse_control_file
 from pgproof.model.filemap import DIRECTORY, FileEntry, Segment
 from pgproof.model.job import Job
@@ -66,6 +67,7 @@ def write_files(
     mode = 0o750 if essentials.control_mode & 0o040 else 0o700
     directory = DataDirectory(plan.data_dir, plan.tablespaces, user)
     directory.make_roots(mode)
+    failpoint("restore.made")
     writer = _Writer(directory, manifest, plan.recover, job)
     for batch in batches(repository, manifest):
         job.checkpoint()
@@ -76,23 +78,29 @@ def write_files(
                 directory.write_file(entry.path, b"", entry.mode)
         for _stored in read_batch(repository, batch, manifest.block_size, writer.sink, _THREADS, job):
             writer.report()
+    failpoint("restore.files")
     if plan.tablespaces:
         directory.write_file(TABLESPACE_MAP, tablespace_map(plan))
     for segment in manifest.wal_segments:
         job.report(
             "writing WAL", segment.start - manifest.start_lsn.segment_start(segment.size), plan.wal_bytes
         )
+        failpoint("restore.wal")
         write_wal(repository, directory, segment, job)
     if manifest.timeline_history:
         directory.write_file(b"pg_wal/%08X.history" % manifest.timeline, manifest.timeline_history)
+    failpoint("restore.complete")
     job.report("syncing")
     directory.sync()
+    failpoint("restore.synced")
     return directory
 
 
 def write_control_file(directory: DataDirectory, essentials: Essentials) -> None:
     """The last file: from here on PostgreSQL would start."""
+    failpoint("restore.control")
     directory.write_file(CONTROL_FILE, essentials.control, essentials.control_mode)
+    failpoint("restore.control.written")
     directory.sync_file(CONTROL_FILE)
 
 

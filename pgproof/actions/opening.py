@@ -5,10 +5,12 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from pgproof.errors import PreconditionError
+from pgproof.errors import DataError, PreconditionError
 from pgproof.model.config import BackupConfig
 from pgproof.repository.bucket import Bucket
-from pgproof.repository.opening import open_bucket
+from pgproof.repository.either import EitherBucket
+from pgproof.repository.mirror import refuse_stranger
+from pgproof.repository.opening import open_bucket, open_mirror
 from pgproof.repository.repository import Repository
 from pgproof.repository.unlocking import Unlocked, unlock
 
@@ -51,6 +53,22 @@ def passphrase_of(config: BackupConfig) -> str | None:
 def unlock_bucket(config: BackupConfig) -> tuple[Bucket, Unlocked]:
     bucket = open_bucket(config)
     return bucket, unlock(bucket, passphrase_of(config), config.encryption)
+
+
+def open_for_reading(config: BackupConfig) -> Repository:
+    """The repository with its mirror, if one is configured, behind it; errors as `open_repository`."""
+    mirror = open_mirror(config)
+    if mirror is None:
+        return open_repository(config)
+    directory, secret = open_bucket(config), passphrase_of(config)
+    refuse_stranger(directory, mirror)
+    bucket = EitherBucket(directory, mirror)
+    try:
+        unlocked = unlock(bucket, secret, config.encryption)
+    except DataError:
+        # What opens the repository is damaged in the directory.
+        unlocked = unlock(mirror, secret, config.encryption)
+    return Repository(bucket, unlocked.key, config.cluster, mirror)
 
 
 def open_repository(config: BackupConfig) -> Repository:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pgproof.errors import DataError, PreconditionError, TransientError
+from pgproof.failpoints import failpoint
 from pgproof.model.filemap import printable
 from pgproof.model.manifest import Tablespace
 from pgproof.model.server_manifest import ManifestFile, ServerManifestReader
@@ -71,8 +72,11 @@ class Receiver:
                     self.ended = event
             if not in_manifest or self.ended is None or self.started is None:
                 raise DataError("the base backup ended without its manifest")
+            failpoint("receive.complete")
             self._check(manifest)
+            failpoint("receive.checked")
             self._store_manifest(manifest)
+            failpoint("receive.listed")
 
     def _note_tablespaces(self, started: Started) -> None:
         for tablespace in started.tablespaces:
@@ -109,6 +113,7 @@ class Receiver:
                     self._judge()
 
     def _member(self, member: Member) -> None:
+        failpoint("receive.file")
         path = self._prefix + member.name
         self._last = path
         if member.type == DIRECTORY:

@@ -15,9 +15,10 @@ from pgproof.actions.materialise import (
     write_control_file,
     write_files,
 )
-from pgproof.actions.opening import open_repository
+from pgproof.actions.opening import open_for_reading
 from pgproof.actions.scratch_place import locations_created_by_wal
 from pgproof.errors import DataError, PreconditionError
+from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig
 from pgproof.model.control_file import parse_control_file
 from pgproof.model.job import Job
@@ -60,7 +61,7 @@ def plan_cluster_restore(
     owner: str | None,
 ) -> RestorePlan:
     """What `restore_cluster` would do, after the same checks; writes nothing."""
-    repository = open_repository(config)
+    repository = open_for_reading(config)
     return _prepare(repository, config, backup_id, data_dir, tablespaces, recover, owner, Job())[1]
 
 
@@ -83,10 +84,12 @@ def restore_cluster(
     """
     begun = time.monotonic()
     job.report("opening repository")
-    repository = open_repository(config)
+    repository = open_for_reading(config)
+    failpoint("restore.opened")
     manifest, plan, user, programs, essentials = _prepare(
         repository, config, backup_id, data_dir, tablespaces, recover, owner, job
     )
+    failpoint("restore.planned")
     directory = write_files(repository, manifest, plan, essentials, user, job)
     _write_external_config(directory, manifest, plan, essentials)
     end_lsn = None
@@ -94,16 +97,21 @@ def restore_cluster(
     moved = dict(plan.moved)
     if programs is not None:
         forbid_start(plan.data_dir, user)
+        failpoint("restore.forbidden")
         directory.sync()
         write_control_file(directory, essentials)
         end_lsn, new_tablespaces = _recover(manifest, plan, essentials, programs, user, notes, job)
+        failpoint("restore.recovered")
         moved |= {location: str(place) for location, place in new_tablespaces.items()}
         _tidy(directory)
+        failpoint("restore.tidied")
         directory.sync()
         # The last step: from here on it is a whole cluster that starts with its own settings.
         allow_start(plan.data_dir)
+        failpoint("restore.allowed")
     else:
         _leave_recovery_to_server(repository, directory, manifest)
+        failpoint("restore.left")
         notes += _warn_of_new_tablespaces(config, plan, manifest, user, job)
         directory.sync()
         write_control_file(directory, essentials)
@@ -142,6 +150,7 @@ def _prepare(
 ) -> tuple[Manifest, RestorePlan, OsUser | None, Programs | None, Essentials]:
     """Everything that can be refused is refused here, before the first byte."""
     manifest = find_backup(repository, backup_id)
+    failpoint("restore.found")
     user = service_user(owner)
     programs = find_programs(manifest.major_version, config.bin_dir) if recover else None
     in_wal: list[str] = []
@@ -160,6 +169,7 @@ def _prepare(
     if recover:
         refuse_unreachable(places, user)
     refuse_too_small(plan.needed)
+    failpoint("restore.possible")
     essentials = read_essentials(repository, manifest)
     return manifest, plan, user, programs, essentials
 

@@ -29,6 +29,7 @@ from pgproof.postgres.base_backup import BackupOptions, Ended, Started, stream_b
 from pgproof.postgres.connection import connect_replication
 from pgproof.postgres.facts import ServerContext, ServerFacts, read_context, read_facts
 from pgproof.postgres.wal_stream import SystemIdentity, WalStream, stream_wal, timeline_history
+from pgproof.repository.escape_hatch import ensure_restore_script
 from pgproof.repository.intake import FileIntake, StoredFiles
 from pgproof.repository.integrity import check_objects
 from pgproof.repository.leases import Lease, hold_lease
@@ -69,6 +70,7 @@ def take_backup(
                 "this server is a standby", hint="back up the primary; standbys come with a later version"
             )
         ensure_cluster(repository, facts)
+        ensure_restore_script(repository.bucket)
         failpoint("backup.identified")
         return _Run(postgres, config, repository, lease, connection, facts, job).take()
 
@@ -236,14 +238,6 @@ class _Run:
                     "resumed",
                     f"{files.reused_bytes / 1e6:,.1f} MB of {files.size_bytes / 1e6:,.1f} MB had been stored by an "
                     "interrupted run and were not stored again",
-                )
-            )
-        if self._config.mirror_bucket:
-            findings.append(
-                Finding(
-                    "local-only",
-                    f"the bucket {self._config.mirror_bucket} is configured as well, but this version does not "
-                    "mirror: the backup is in the directory only",
                 )
             )
         if not self._facts.data_checksums:

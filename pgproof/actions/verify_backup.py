@@ -18,6 +18,7 @@ from pgproof.actions.restore_cluster import NOTHING_MORE, refuse_early_end
 from pgproof.actions.scratch_checks import after_shutdown, while_running
 from pgproof.actions.scratch_place import scratch_place
 from pgproof.errors import DataError
+from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig, VerifyLevel
 from pgproof.model.job import Job
 from pgproof.model.manifest import Manifest
@@ -46,19 +47,24 @@ def verify_backup(config: BackupConfig, backup_id: str, level: VerifyLevel, job:
     job.report("opening repository")
     repository = open_repository(config)
     manifest = find_backup(repository, backup_id)
+    failpoint("verify.found")
     run = _Verification(config, repository, manifest, job)
     programs = user = None
     if level.includes(VerifyLevel.START):
         user = service_user(config.scratch_user)
         programs = find_programs(manifest.major_version, config.bin_dir)
     run.objects()
+    failpoint("verify.objects")
     # Reading tells which files a missing object hits; starting what is damaged would prove nothing.
     if level.includes(VerifyLevel.FRAMES):
         run.frames()
+        failpoint("verify.frames")
     if programs is not None and run.ok:
         run.start(programs, user, everything=level is VerifyLevel.FULL)
+    failpoint("verify.concluded")
     report = run.report(level)
     store_verification(repository, report)
+    failpoint("verify.stored")
     _log.info(
         "backup verified id=%s level=%s ok=%s proven=%s damage=%d seconds=%.1f",
         report.backup_id,
@@ -119,6 +125,7 @@ class _Verification:
 
     def start(self, programs: Programs, user: OsUser | None, *, everything: bool) -> None:
         with scratch_place(self._config, user) as place:
+            failpoint("verify.place")
             try:
                 self._start_in(place, programs, user, everything)
             except DataError as error:
@@ -136,6 +143,7 @@ class _Verification:
         with self._timed("restored", f"{manifest.size_bytes / 1e6:,.1f} MB in {manifest.files:,} files"):
             directory = write_files(self._repository, manifest, plan, essentials, user, self._job)
             write_control_file(directory, essentials)
+        failpoint("verify.restored")
         self._bytes_read += manifest.stored_bytes
         self._job.report("starting the scratch server")
         begun = time.monotonic()
@@ -162,7 +170,9 @@ class _Verification:
                 )
             )
             self._proven = True
+            failpoint("verify.proven")
             self._checks.extend(while_running(server, self._config.checks, everything, self._job))
+        failpoint("verify.asked")
         if everything:
             self._checks.extend(after_shutdown(programs, plan.data_dir, manifest, user, self._job))
 

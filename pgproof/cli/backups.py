@@ -1,9 +1,10 @@
-"""`create` and `list`."""
+"""`create`, `mirror` and `list`."""
 
 from __future__ import annotations
 
 import argparse
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from pgproof.cli import text
 from pgproof.cli.engine import open_backups
@@ -14,8 +15,13 @@ from pgproof.cli.screen import Screen
 from pgproof.cli.text import Column, Table
 from pgproof.cli.via_prefect import create_via_prefect
 from pgproof.cli.waiting import wait_for
+from pgproof.errors import EngineError
 from pgproof.model.config import BackupType, VerifyLevel
 from pgproof.model.report import BackupInfo, VerificationSummary
+
+if TYPE_CHECKING:
+    from pgproof.actions.mirror import MirrorReport
+    from pgproof.backup import BackupManager
 
 _TYPES = [str(kind) for kind in BackupType]
 
@@ -34,6 +40,7 @@ def add_commands(commands: Subparsers) -> None:
         choices=["prefect"],
         help="start the deployment backup/daily-full and wait for it; its blocks configure the run",
     )
+    add_command(commands, "mirror", mirror, "copy to the bucket what it lacks of the directory's backups")
     list_parser = add_command(commands, "list", list_backups, "list the backups, newest last")
     list_parser.add_argument("--type", choices=_TYPES, help="only backups of this type")
 
@@ -43,8 +50,16 @@ def create(args: argparse.Namespace, screen: Screen) -> int:
         return create_via_prefect(args, screen)
     manager = open_backups(args)
     with progress_bar(screen) as progress:
-        info = wait_for(manager.create_backup(_type(args), progress=progress))
-    screen.document(info.to_json())
+        info = wait_for(manager.create_backup(_type(args), mirror=False, progress=progress))
+    copied = failure = None
+    if manager.config.mirror_bucket:
+        try:
+            copied = _copy(manager, screen)
+        except EngineError as error:
+            error.context["committed"] = info.backup_id
+            failure = error
+    if failure is None:
+        screen.document(info.to_json())
     screen.say(f"Backup {info.backup_id} is complete ({info.type}, {info.status}).")
     rate = f", {text.size(info.size_bytes / info.seconds)}/s" if info.seconds > 0 else ""
     screen.figures(
@@ -58,7 +73,31 @@ def create(args: argparse.Namespace, screen: Screen) -> int:
     )
     for finding in info.findings:
         screen.warn(f"{finding.kind}: {finding.message}")
+    if failure is not None:
+        screen.warn("It is in the directory only: copying it to the mirror failed.")
+        raise failure
+    if copied is not None:
+        screen.say(_copied_words(copied))
     return Exit.OK
+
+
+def mirror(args: argparse.Namespace, screen: Screen) -> int:
+    copied = _copy(open_backups(args), screen)
+    screen.document(copied.to_json())
+    screen.say(_copied_words(copied))
+    return Exit.OK
+
+
+def _copy(manager: BackupManager, screen: Screen) -> MirrorReport:
+    with progress_bar(screen) as progress:
+        return wait_for(manager.copy_to_mirror(progress=progress))
+
+
+def _copied_words(copied: MirrorReport) -> str:
+    backups = f"{len(copied.backups)} backup" + "s" * (len(copied.backups) != 1)
+    return (
+        f"Mirror {copied.location}: {backups}, {copied.objects:,} objects, {text.size(copied.bytes)} copied."
+    )
 
 
 def list_backups(args: argparse.Namespace, screen: Screen) -> int:
@@ -90,7 +129,7 @@ def backup_table(backups: list[BackupInfo], now: datetime) -> Table:
             (
                 info.backup_id,
                 str(info.type),
-                info.status,
+                status_words(info),
                 text.when(info.finished_at, now),
                 text.duration(info.seconds),
                 text.size(info.size_bytes),
@@ -101,6 +140,13 @@ def backup_table(backups: list[BackupInfo], now: datetime) -> Table:
             for info in backups
         ],
     )
+
+
+def status_words(info: BackupInfo) -> str:
+    """The status, and of two copies the only one that has it."""
+    kinds = {finding.kind for finding in info.findings}
+    where = [kind.replace("-", " ") for kind in ("local-only", "mirror-only") if kind in kinds]
+    return ", ".join([info.status, *where])
 
 
 def verified_words(summary: VerificationSummary | None, now: datetime) -> str:

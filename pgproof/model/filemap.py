@@ -13,10 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pgproof.errors import DataError
+from pgproof.model.manifest import is_backup_id
 
 ZEROS = 0xFFFF
 FILE, DIRECTORY = 0, 1
 MAX_PATH = 4096
+MAX_NAME = 255
+# A writer makes at most 2,048; each takes some hundred bytes of memory.
+MAX_FILES = 1 << 16
 _HEAD = struct.Struct("<IIII")
 # About this many files make a segment; a file with this many runs ends one.
 _FILES_PER_SEGMENT = 256
@@ -47,6 +51,18 @@ class Segment:
     files: tuple[FileEntry, ...]
     owners: tuple[str, ...]
     runs: Runs
+
+    @property
+    def first(self) -> bytes:
+        return self.files[0].path if self.files else b""
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry.size for entry in self.files)
+
+    @property
+    def pages(self) -> int:
+        return int(self.runs["pages"].sum(dtype=np.int64))
 
     def runs_of(self, entry: FileEntry) -> Runs:
         return self.runs[entry.run_start : entry.run_end]
@@ -113,6 +129,8 @@ def decode_segment(payload: bytes, page_size: int) -> Segment:
     if len(payload) < _HEAD.size:
         raise DataError("a map is cut short")
     files, runs, owner_count, paths_length = _HEAD.unpack_from(payload)
+    if files > MAX_FILES or owner_count > ZEROS:
+        raise DataError("a map is not well formed")
     at = _HEAD.size
     owners = []
     for _ in range(owner_count):
@@ -120,6 +138,8 @@ def decode_segment(payload: bytes, page_size: int) -> Segment:
             raise DataError("a map is cut short")
         end = at + 1 + payload[at]
         owners.append(payload[at + 1 : end].decode("ascii", "replace"))
+        if not is_backup_id(owners[-1]):
+            raise DataError("a map names a pack of what is no backup")
         at = end
     if len(payload) != at + files * 19 + runs * RUN_TYPE.itemsize + paths_length:
         raise DataError("a map is not well formed")
@@ -177,7 +197,11 @@ def _check_runs(segment: Segment, page_size: int) -> None:
 def check_path(path: bytes) -> None:
     """Raises DataError unless `path` is relative, plain and stays below the data directory."""
     parts = path.split(b"/")
-    if len(path) > MAX_PATH or b"\0" in path or any(part in (b"", b".", b"..") for part in parts):
+    if (
+        len(path) > MAX_PATH
+        or b"\0" in path
+        or any(part in (b"", b".", b"..") or len(part) > MAX_NAME for part in parts)
+    ):
         raise DataError("a path that no data directory has", path=printable(path[:200]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +18,11 @@ FORMAT = 1
 _BACKUP_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-(?:full|differential|incremental)-[0-9a-f]{6}\Z")
 _MAJOR = re.compile(r"[0-9]{1,3}(?![0-9])")
 _MAP_HASH = re.compile(r"[0-9a-f]{64}\Z")
+# What no backup reaches: 4 TB of WAL in segments of 16 MB, four million packs, the largest int64.
+_MAX_SEGMENTS = 1 << 18
+_MAX_BITMAPS = 1 << 19
+_MAX_COUNT = (1 << 63) - 1
+_REASON_SHOWN = 200
 
 
 def backup_id_for(started_at: datetime, backup_type: BackupType, nonce: str) -> str:
@@ -25,7 +31,13 @@ def backup_id_for(started_at: datetime, backup_type: BackupType, nonce: str) -> 
 
 
 def is_backup_id(text: str) -> bool:
-    return _BACKUP_ID.match(text) is not None
+    if _BACKUP_ID.match(text) is None:
+        return False
+    try:
+        datetime.fromisoformat(text[:16])
+    except ValueError:
+        return False  # no such day
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,10 +234,11 @@ class Manifest:
                     Finding(_text(f["kind"]), _text(f["message"]), _flag(f["degrades"]))
                     for f in value["findings"]
                 ),
-                seconds={_text(k): float(v) for k, v in value["seconds"].items()},
+                seconds={_text(k): _seconds(v) for k, v in value["seconds"].items()},
             )
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise DataError("a manifest does not hold what it should", reason=repr(error)) from error
+            reason = repr(error)[:_REASON_SHOWN]
+            raise DataError("a manifest does not hold what it should", reason=reason) from error
         _check(manifest)
         return manifest
 
@@ -240,6 +253,10 @@ def _check(manifest: Manifest) -> None:
         or not 1 << 20 <= size <= 1 << 30
         or size & (size - 1)
         or manifest.stop_lsn < manifest.start_lsn
+        or (manifest.stop_lsn - manifest.start_lsn) // size > _MAX_SEGMENTS
+        or not 1 <= manifest.timeline < 1 << 32
+        or sum(map(len, manifest.packs.values())) > _MAX_BITMAPS
+        or len({t.oid for t in manifest.tablespaces}) != len(manifest.tablespaces)
         or not _MAJOR.match(manifest.server_version)
     ):
         raise DataError("a manifest does not hold what it should", backup=manifest.backup_id)
@@ -255,13 +272,14 @@ def _unb64(text: str) -> bytes:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"not a text: {value!r}")
+        raise TypeError("not a text")
+    value.encode()  # half a surrogate pair could be neither shown nor stored again
     return value
 
 
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise TypeError(f"not a yes or no: {value!r}")
+        raise TypeError("not a yes or no")
     return value
 
 
@@ -269,10 +287,18 @@ def _time(value: Any) -> datetime:
     time = datetime.fromisoformat(value)
     if time.tzinfo is None:
         raise ValueError(f"a time without its zone: {value!r}")
+    if not 1970 <= time.year < 9999:
+        raise ValueError("a time that not every zone can show")
     return time
 
 
+def _seconds(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise TypeError("not a duration")
+    return float(value)
+
+
 def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise TypeError(f"not a count: {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_COUNT:
+        raise TypeError("not a count")
     return value

@@ -8,10 +8,10 @@ import re
 from pgproof.errors import DataError, EngineError, PreconditionError, TransientError
 from pgproof.model.lsn import Lsn
 
-_REDO_DONE = re.compile(r"redo done at ([0-9A-F]+/[0-9A-F]+)")
+_REDO_DONE = re.compile(r"redo done at ([0-9A-F]{1,8}/[0-9A-F]{1,8})\b")
 # Paths are bytes of any encoding, so this one looks at the log as it was written.
 _MISSING_TABLESPACE = re.compile(
-    rb'FATAL:  directory "(/.*)" does not exist\n.*(?:\n.*)?Tablespace/CREATE: (\d+) '
+    rb'FATAL:  directory "(/.*)" does not exist\n.*(?:\n.*)?Tablespace/CREATE: (\d{1,10}) '
 )
 _CREATED_TABLESPACE = re.compile(r'desc: CREATE \d+ "(/.*)"$', re.MULTILINE)
 _CANNOT_CHECK = "cannot be checked here"

@@ -21,7 +21,7 @@ SERVER_MANIFEST = b"backup_manifest"
 CONTROL_FILE = b"global/pg_control"
 AUTO_CONF = b"postgresql.auto.conf"
 _FILENODE_MAGIC = 0x592717
-_START = re.compile(rb"^START WAL LOCATION: ([0-9A-F]+/[0-9A-F]+) ", re.MULTILINE)
+_START = re.compile(rb"^START WAL LOCATION: ([0-9A-F]{1,8}/[0-9A-F]{1,8}) ", re.MULTILINE)
 _MAX_KEPT = 1 << 20
 
 

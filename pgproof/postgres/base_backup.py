@@ -14,6 +14,7 @@ import psycopg
 from psycopg import pq
 
 from pgproof.errors import DataError
+from pgproof.failpoints import failpoint
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
 from pgproof.postgres.connection import lost, result_error, rows_of
@@ -99,13 +100,17 @@ def stream_base_backup(pgconn: pq.abc.PGconn, options: BackupOptions, job: Job) 
     connection is lost, another EngineError if the server refuses, Cancelled if the job is stopped.
     """
     pgconn.send_query(options.command().encode())
+    failpoint("base.asked")
     start = _rows(pgconn, job, "the start of the backup")
     listed = _rows(pgconn, job, "the list of tablespaces")
+    failpoint("base.started")
     yield _started(start, listed)
     result = _result(pgconn, job)
     if result is None or result.status != pq.ExecStatus.COPY_OUT:
         raise result_error(result, "the base backup") if result else lost(pgconn, "the base backup")
+    failpoint("base.copying")
     yield from _copy(pgconn, job)
+    failpoint("base.copied")
     end = _rows(pgconn, job, "the end of the backup")
     lsn, timeline = _position(end[0])
     failure = ""
@@ -122,6 +127,7 @@ def stream_base_backup(pgconn: pq.abc.PGconn, options: BackupOptions, job: Job) 
         pass
     if pgconn.transaction_status != pq.TransactionStatus.IDLE:
         raise lost(pgconn, "the end of the base backup")
+    failpoint("base.ended")
     yield Ended(lsn, timeline, failure)
 
 
@@ -131,13 +137,16 @@ def _copy(pgconn: pq.abc.PGconn, job: Job) -> Iterator[Event]:
         if nbytes > 0:
             kind = message[0]
             if kind == 0x64:  # d
+                failpoint("base.data")
                 yield message[1:]
             elif kind == 0x70:  # p
                 job.checkpoint()
             elif kind == 0x6E:  # n
                 name, location, *_rest = bytes(message[1:]).split(b"\0")
+                failpoint("base.archive")
                 yield ArchiveBegins(_oid_of(name), location)
             elif kind == 0x6D:  # m
+                failpoint("base.manifest")
                 yield ManifestBegins()
             else:
                 raise DataError("the server sent a message this version does not know", kind=chr(kind))

@@ -72,6 +72,7 @@ class Launcher:
             if ours.recv(1):
                 with contextlib.suppress(OSError):
                     ours.sendall(b"\n")
+            failpoint("server.released")
             said = os.pread(status.fileno(), _STATUS_LIMIT, 0).splitlines()
         pid = json.loads(said[0])["child-pid"] if said else process.pid
         return Postmaster(process, pid)

@@ -97,7 +97,9 @@ def scratch_server(
         stack.enter_context(exclusive(data_dir))
         private = stack.enter_context(private_dir(user))
         log = stack.enter_context((private / "log").open("xb+", buffering=0)).fileno()
+        failpoint("server.private")
         own_configuration(data_dir, private, user, handed_over=handover is not None)
+        failpoint("server.configured")
         server = ScratchServer(programs, data_dir, private, log, sandbox, job)
         recovery_settings = recovery.settings() if recovery else {}
         if not sandbox.isolated:
@@ -133,6 +135,7 @@ def scratch_server(
             server.new_tablespaces = dict(places.made)
             failpoint("server.open")
             yield server
+            failpoint("server.closing")
         except BaseException:
             process.stop(10)
             raise
@@ -140,6 +143,7 @@ def scratch_server(
             raise TransientError(
                 "the server did not shut down in time", hint="try again", seconds=_STOP_SECONDS
             )
+        failpoint("server.stopped")
         if handover:
             places.link()
             refuse_links_outside(data_dir, [data_dir, *tablespaces, *places.made.values()])

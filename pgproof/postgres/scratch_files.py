@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pgproof.errors import ConflictError
+from pgproof.failpoints import failpoint
 from pgproof.postgres.osuser import OsUser, can_reach, give_to
 from pgproof.postgres.temporary import temporary_directory
 
@@ -85,6 +86,7 @@ def forbid_start(data_dir: Path, user: OsUser | None) -> None:
         auto_conf.replace(parked)
     else:
         _replace(parked, "", user)
+    failpoint("forbid.parked")
     _replace(auto_conf, _FORBIDDEN, user)
     sync_directory(data_dir)
 
@@ -92,6 +94,7 @@ def forbid_start(data_dir: Path, user: OsUser | None) -> None:
 def allow_start(data_dir: Path) -> None:
     """Put the cluster's own settings back: from now on it starts, even after a crash of this machine."""
     (data_dir / _PARKED).replace(data_dir / _AUTO_CONF)
+    failpoint("allow.replaced")
     sync_directory(data_dir)
 
 

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from pgproof.failpoints import failpoint
 from pgproof.postgres.osuser import OsUser, give_to
 
 _READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -26,12 +27,15 @@ def temporary_directory(kind: str, parent: Path, user: OsUser | None) -> Iterato
     _remove_abandoned(parent, prefix, user)
     # It gets its final name only when it is locked, so that nobody takes it for abandoned.
     path = Path(tempfile.mkdtemp(prefix=f".{prefix}", dir=parent))
+    failpoint("temporary.made")
     lock = os.open(path, _READ_DIRECTORY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path = path.rename(path.with_name(path.name[1:]))
         give_to(user, path)
+        failpoint("temporary.ready")
         yield path
+        failpoint("temporary.ending")
     finally:
         shutil.rmtree(path)
         os.close(lock)

@@ -19,6 +19,7 @@ import psycopg
 from psycopg import pq
 
 from pgproof.errors import DataError, EngineError, PreconditionError, TransientError
+from pgproof.failpoints import failpoint
 from pgproof.model.config import PostgresConfig
 from pgproof.model.lsn import Lsn
 from pgproof.postgres.connection import command, connect_replication, lost, result_error
@@ -174,6 +175,7 @@ class WalStream:
                 else:
                     self._sink.write(received.start, received.data)
                     self._written = received.start + len(received.data)
+                    failpoint("wal.received")
             elif nbytes == 0:
                 if poll.poll(200):
                     self._pgconn.consume_input()
@@ -187,6 +189,7 @@ class WalStream:
         durable = self._sink.durable if self._claim_flush else None
         self._pgconn.put_copy_data(encode_status(self._written, durable, time.time_ns() // 1000))
         self._pgconn.flush()
+        failpoint("wal.confirmed")
 
 
 @contextmanager
@@ -202,15 +205,19 @@ def stream_wal(config: PostgresConfig, sink_for: SinkFactory) -> Iterator[tuple[
         segment_size = size_in_bytes(show(pgconn, "wal_segment_size"))
         standbys = show(pgconn, "synchronous_standby_names")
         slot = f"{_SLOT_PREFIX}{secrets.token_hex(6)}"
+        failpoint("wal.connected")
         create_temporary_slot(pgconn, slot)
+        failpoint("wal.slot")
         identity = identify_system(pgconn)
         start = identity.position.segment_start(segment_size)
         # A flush position would make us a candidate where the list has "*": commits would wait for us.
         claim_flush = "*" not in standbys and "pgproof" not in standbys
         stream = WalStream(connection, sink_for(identity, start, segment_size), claim_flush)
         stream.start(slot, identity.timeline, start)
+        failpoint("wal.streaming")
         try:
             yield stream, identity
+            failpoint("wal.ending")
         finally:
             stream.stop()
     finally:

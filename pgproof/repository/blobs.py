@@ -12,6 +12,11 @@ from pgproof.repository.sealing import HEADER_LENGTH, Kind, RepositoryKey
 
 _PREFIX = struct.Struct("<BI")
 MAX_PAYLOAD = 256 << 20
+# JSON takes many times its size in memory, so that it is bounded before it is parsed: a manifest of 100 TB in
+# pieces holds some 40 MB and a million values.
+MAX_JSON = 64 << 20
+_MAX_VALUES = 4 << 20
+_REASON_SHOWN = 200
 
 
 def encode_blob(key: RepositoryKey, kind: Kind, context: str, payload: bytes) -> bytes:
@@ -52,10 +57,13 @@ def decode_json(payload: bytes, key: str) -> dict[str, Any]:
             raise ValueError("duplicate keys")
         return found
 
+    if len(payload) > MAX_JSON or sum(map(payload.count, (b",", b"[", b"{"))) > _MAX_VALUES:
+        raise DataError("an object claims to be too large", key=key, size=len(payload))
     try:
         value = json.loads(payload, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise DataError("an object does not hold what it should", key=key, reason=str(error)) from error
+        reason = str(error)[:_REASON_SHOWN]
+        raise DataError("an object does not hold what it should", key=key, reason=reason) from error
     if not isinstance(value, dict):
         raise DataError("an object does not hold what it should", key=key)
     return value

@@ -12,6 +12,8 @@ from pgproof.model.config import BackupType, VerifyLevel
 from pgproof.model.lsn import Lsn
 from pgproof.model.manifest import Manifest, is_backup_id
 from pgproof.model.report import BackupInfo, Finding, VerificationReport, VerificationSummary
+from pgproof.repository.bucket import Bucket
+from pgproof.repository.layout import ClusterLayout
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
 
@@ -55,7 +57,7 @@ def find_backup(repository: Repository, wanted: str) -> Manifest:
 
     Raises PreconditionError for an id that does not exist or is not unique, DataError if it is damaged.
     """
-    ids = sorted(_committed_ids(repository))
+    ids = sorted(committed_ids(repository.bucket, repository.layout))
     matches = (
         ids[::-1]
         if wanted == "latest"
@@ -86,9 +88,10 @@ def store_verification(repository: Repository, report: VerificationReport) -> No
     repository.create_json(Kind.VERIFICATION, key, {"format": 1, **report.to_json()})
 
 
-def _committed_ids(repository: Repository) -> list[str]:
-    prefix = repository.layout.backups
-    parts = (info.key.removeprefix(prefix).split("/") for info in repository.bucket.list(prefix))
+def committed_ids(bucket: Bucket, layout: ClusterLayout) -> list[str]:
+    """The ids of all backups that have a manifest, even one that says abandoned or cannot be read."""
+    prefix = layout.backups
+    parts = (info.key.removeprefix(prefix).split("/") for info in bucket.list(prefix))
     return [part[0] for part in parts if part[1:] == ["manifest"] and is_backup_id(part[0])]
 
 
@@ -129,8 +132,9 @@ def _summary(repository: Repository, keys: list[str]) -> VerificationSummary | N
 
 def _parse_summary(key: str, value: dict[str, Any]) -> VerificationSummary:
     try:
-        return VerificationSummary(
-            VerifyLevel(value["level"]), datetime.fromisoformat(value["started_at"]), bool(value["ok"])
-        )
+        at, ok = datetime.fromisoformat(value["started_at"]), value["ok"]
+        if at.tzinfo is None or not 1970 <= at.year < 9999 or not isinstance(ok, bool):
+            raise ValueError("not a time or not a yes or no")
+        return VerificationSummary(VerifyLevel(value["level"]), at, ok)
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError("a verification's report is damaged", key=key, reason=repr(error)) from error
+        raise DataError("a verification's report is damaged", key=key, reason=repr(error)[:200]) from error

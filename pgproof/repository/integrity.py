@@ -12,12 +12,15 @@ from pgproof.model.job import Job
 from pgproof.model.lsn import WalSegment
 from pgproof.model.manifest import Manifest
 from pgproof.model.wal_pages import check_first_page
+from pgproof.repository.escape_hatch import damaged_scripts
 from pgproof.repository.frame_stream import batches, read_batch
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
 from pgproof.repository.unlocking import damaged_slots
 
 _THREADS = max(2, os.cpu_count() or 1)
+_AT_ONCE = 1000
+_NAMED = 1000
 
 Note = Callable[[DataError], None]
 
@@ -39,7 +42,10 @@ def check_objects(repository: Repository, manifest: Manifest, job: Job) -> tuple
             continue
         wanted = numbers_of(bitmap)
         count += len(wanted)
-        missing += [f"missing: {layout.pack_context(owner, n)}-*" for n in wanted if n not in present]
+        absent = [n for n in wanted if n not in present]
+        missing += [f"missing: {layout.pack_context(owner, n)}-*" for n in absent[:_NAMED]]
+        if len(absent) > _NAMED:
+            missing.append(f"missing: {len(absent) - _NAMED:,} more packs of {owner}")
     keys = [
         layout.intent(manifest.backup_id),
         layout.cluster,
@@ -48,8 +54,10 @@ def check_objects(repository: Repository, manifest: Manifest, job: Job) -> tuple
     ]
     # Asked for one by one: maps and WAL lie among those of every other backup, which may be a million.
     with ThreadPoolExecutor(8, thread_name_prefix="pgproof-look") as pool:
-        found = pool.map(lambda key: bucket.head(key) is not None, keys)
-        missing += [f"missing: {key}" for key, present in zip(keys, found, strict=True) if not present]
+        for at in range(0, len(keys), _AT_ONCE):
+            some = keys[at : at + _AT_ONCE]
+            found = pool.map(lambda key: bucket.head(key) is not None, some)
+            missing += [f"missing: {key}" for key, there in zip(some, found, strict=True) if not there]
     count += len(keys)
     return f"{count:,} objects", missing
 
@@ -100,7 +108,7 @@ def _small_objects(repository: Repository, manifest: Manifest, note: Note) -> No
             repository.read_json(kind, key)
         except DataError as error:
             note(error)
-    for damaged in damaged_slots(repository.bucket):
+    for damaged in (*damaged_slots(repository.bucket), *damaged_scripts(repository.bucket)):
         note(damaged)
 
 

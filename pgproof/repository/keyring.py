@@ -27,6 +27,8 @@ PASSPHRASE, RECOVERY = "passphrase", "recovery"
 MASTER_KEY_LENGTH = 32
 _RECOVERY_PREFIX = "PGP1-"
 _RECOVERY_LENGTH = 20
+# A slot and repository.json have some hundred bytes; they are read before anything is known of them.
+MAX_DESCRIPTION = 1 << 16
 _DEFAULT_KDF = {"name": "argon2id", "memory_kib": 65536, "iterations": 3, "lanes": 4}
 
 
@@ -187,14 +189,25 @@ def _digest(repository_json: bytes) -> bytes:
 
 def _load(data: bytes) -> dict[str, Any]:
     try:
-        slot = json.loads(data)
+        slot = parse_description(data)
+        if slot.get("format") != 1:
+            raise DataError("a key slot is damaged or of a newer format")
+        if not has_checksum(slot):
+            raise ValueError("its checksum does not fit")
     except (ValueError, RecursionError) as error:
         raise DataError("a key slot is damaged", reason=str(error)) from error
-    if not isinstance(slot, dict) or slot.get("format") != 1:
-        raise DataError("a key slot is damaged or of a newer format")
-    if not has_checksum(slot):
-        raise DataError("a key slot is damaged", reason="its checksum does not fit")
     return slot
+
+
+def parse_description(data: bytes) -> dict[str, Any]:
+    """The JSON object of repository.json or a slot. Raises ValueError or RecursionError for anything else.
+
+    Nothing may surround it: the bytes, and not only what they mean, are part of every slot's context.
+    """
+    if len(data) > MAX_DESCRIPTION or data[:1] != b"{" or data[-1:] != b"}":
+        raise ValueError("not one JSON object of some hundred bytes")
+    value: dict[str, Any] = json.loads(data)
+    return value
 
 
 def _b64(data: bytes) -> str:

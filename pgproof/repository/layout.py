@@ -15,6 +15,11 @@ def key_slot(slot: str) -> str:
     return f"{KEYS}{slot}"
 
 
+def is_number(text: str) -> bool:
+    """Whether a part of a name is a number; a store may list digits of other alphabets, too."""
+    return text.isascii() and text.isdigit()
+
+
 class ClusterLayout:
     """The names below `clusters/<name>/`."""
 

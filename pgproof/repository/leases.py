@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pgproof.errors import ConflictError, DataError, EngineError, TransientError
+from pgproof.failpoints import failpoint
 from pgproof.repository.bucket import ObjectInfo
+from pgproof.repository.layout import is_number
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
 
@@ -61,13 +63,16 @@ def hold_lease(repository: Repository, purpose: str) -> Iterator[Lease]:
         heart = threading.Thread(target=_beat, args=(lease, done), name="pgproof-lease", daemon=True)
         heart.start()
         try:
+            failpoint("lease.held")
             yield lease
         finally:
             done.set()
             heart.join()
             # What was done stands, or has an error of its own; a lease that stays ends by itself.
             with contextlib.suppress(EngineError):
+                failpoint("lease.ending")
                 _release(repository, prefix, epoch)
+                failpoint("lease.released")
     finally:
         _held.discard(nonce)
 
@@ -85,6 +90,7 @@ def _acquire(repository: Repository, prefix: str, purpose: str, nonce: str) -> i
     last = max(present, default=0)
     if last:
         _refuse_if_alive(repository, prefix, purpose, present[last], last)
+    failpoint("lease.free")
     epoch = last + 1
     key = f"{prefix}{epoch:010d}"
     try:
@@ -92,12 +98,14 @@ def _acquire(repository: Repository, prefix: str, purpose: str, nonce: str) -> i
     except (ConflictError, DataError) as error:
         # Somebody created this epoch since we looked, and may be gone again already.
         raise _simultaneous(purpose) from error
+    failpoint("lease.created")
     # Whoever listed before an older lease was taken over could create an epoch that is gone already.
     listed = list(bucket.list(prefix))
     now = _by_epoch(listed, prefix)
     if max(now, default=0) != epoch:
         bucket.delete(key)
         raise _simultaneous(purpose)
+    failpoint("lease.won")
     made = now[epoch][0].modified
     for info in listed:
         stale_clock = _CLOCK in info.key and (made - info.modified).total_seconds() > TTL_SECONDS
@@ -186,7 +194,7 @@ def _proven_dead(holder: dict[str, Any]) -> bool:
     pid = holder.get("pid")
     if not isinstance(pid, int) or _process_start(pid) != holder.get("process_start"):
         return isinstance(pid, int)
-    return pid == me["pid"] and holder.get("nonce") not in _held
+    return pid == me["pid"] and str(holder.get("nonce")) not in _held
 
 
 def _process_start(pid: int) -> str:
@@ -221,4 +229,4 @@ def _by_epoch(objects: list[ObjectInfo], prefix: str) -> dict[int, list[ObjectIn
 
 def _epoch_of(key: str, prefix: str) -> int:
     text = key.removeprefix(prefix).partition(".")[0]
-    return int(text) if text.isdigit() else 0
+    return int(text) if is_number(text) else 0

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pgproof.errors import ConflictError, DataError, PreconditionError, TransientError
-from pgproof.failpoints import failpoint
 from pgproof.repository.bucket import ObjectInfo
+from pgproof.repository.points import storage_point
 
 # A folder, or what would lie below an object, is no object either.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
@@ -34,14 +34,14 @@ class LocalBucket:
         return str(self._root)
 
     def read(self, key: str) -> bytes:
-        failpoint("bucket.read")
+        storage_point("read", key)
         try:
             return self._path(key).read_bytes()
         except OSError as error:
             raise self._translated(error, key) from error
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
-        failpoint("bucket.read")
+        storage_point("read", key)
         try:
             fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -59,18 +59,18 @@ class LocalBucket:
         return data
 
     def create(self, key: str, data: bytes) -> None:
-        failpoint("bucket.create.before")
+        storage_point("create", key, "before")
         path = self._path(key)
         staged = path.parent / f"{_STAGING}{secrets.token_hex(8)}"
         try:
             self._stage(staged, data)
-            failpoint("bucket.create.staged")
+            storage_point("create", key, "staged")
             try:
                 os.link(staged, path)
             finally:
                 staged.unlink(missing_ok=True)
             fsync_folder(path.parent)
-            failpoint("bucket.create.after")
+            storage_point("create", key, "after")
         except FileExistsError as error:
             # The winner may not have got as far as its fsync yet.
             fsync_folder(path.parent)
@@ -93,7 +93,7 @@ class LocalBucket:
                 raise
 
     def head(self, key: str) -> ObjectInfo | None:
-        failpoint("bucket.head")
+        storage_point("head", key)
         try:
             status = self._path(key).stat()
         except OSError as error:
@@ -105,7 +105,7 @@ class LocalBucket:
         return ObjectInfo(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        failpoint("bucket.list")
+        storage_point("list", prefix)
         folder = self._path(prefix.rstrip("/")) if prefix else self._root
         try:
             yield from self._walk(folder, prefix)
@@ -113,7 +113,7 @@ class LocalBucket:
             raise self._translated(error, prefix) from error
 
     def delete(self, key: str) -> None:
-        failpoint("bucket.delete.before")
+        storage_point("delete", key, "before")
         path = self._path(key)
         try:
             path.unlink()
@@ -123,7 +123,7 @@ class LocalBucket:
                 return
             raise self._translated(error, key) from error
         self._remove_empty_folders(path.parent)
-        failpoint("bucket.delete.after")
+        storage_point("delete", key, "after")
 
     def _path(self, key: str) -> Path:
         parts = key.split("/")

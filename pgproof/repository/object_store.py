@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+import itertools
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
 from obstore.exceptions import (
@@ -24,96 +30,202 @@ from pgproof.errors import (
     PreconditionError,
     TransientError,
 )
-from pgproof.failpoints import failpoint
 from pgproof.repository.bucket import ObjectInfo
+from pgproof.repository.points import storage_point
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+
+T = TypeVar("T")
+
+
+class _Unusable(Exception):
+    """An answer that does not fit the question."""
+
+
+class _Missing(DataError):
+    """Told apart here from damage."""
+
+
+# obstore types its settings as dictionaries of literals, which settings from outside are not.
+_NO_RETRY: Any = {"max_retries": 0}
+_CONNECT: Any = {"connect_timeout": timedelta(seconds=10)}
 
 # obstore raises Python's own error for a missing object, beside the one it documents.
 _MISSING = (NotFoundError, FileNotFoundError)
-_ERRORS = (BaseError, FileNotFoundError)
-# Long enough for a store to restart, short enough that a run ends while somebody still looks.
-# obstore types its settings as dictionaries of literals, which settings from outside are not.
-_RETRY: Any = {"max_retries": 8, "retry_timeout": timedelta(minutes=2)}
-_TIMEOUT: Any = {"timeout": timedelta(minutes=5), "connect_timeout": timedelta(seconds=10)}
+_ERRORS = (BaseError, FileNotFoundError, _Unusable)
+# The operator's business at the first answer; and refusals that say what is wrong with the request.
+_FINAL = (PermissionDeniedError, UnauthenticatedError, UnknownConfigurationKeyError)
+_FINAL_STATUS = re.compile(r"status code: 4(?!08|09|29)\d\d")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """A request is given up after `request` seconds, and a call after so many `tries`; none begins after
+    `total` seconds. Long enough for a store to restart, short enough that a run ends while somebody still looks."""
+
+    request: float = 120.0
+    tries: int = 9
+    total: float = 150.0
+
+    def pause(self, tried: int) -> float:
+        return float(min(10.0, 0.1 * 2**tried) * random.uniform(0.5, 1.0))
 
 
 class ObjectStoreBucket:
-    """Objects in an obstore store. A create is one PUT with `If-None-Match: *`."""
+    """Objects in an obstore store. A create is one PUT with `If-None-Match: *`.
 
-    def __init__(self, store: ObjectStore, location: str) -> None:
+    Calls are repeated here and not by obstore, which never repeats a PUT or DELETE whose connection was lost.
+    """
+
+    def __init__(self, store: ObjectStore, location: str, patience: Patience | None = None) -> None:
         self._store = store
         self._location = location
+        self._patience = patience or Patience()
 
     @property
     def location(self) -> str:
         return self._location
 
     def read(self, key: str) -> bytes:
-        failpoint("bucket.read")
-        try:
-            return bytes(obstore.get(self._store, key).bytes())
-        except _ERRORS as error:
-            raise self._translated(error, key) from error
+        storage_point("read", key)
+        return self._patiently(key, lambda: bytes(obstore.get(self._store, key).bytes()))
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
-        failpoint("bucket.read")
+        storage_point("read", key)
         if length == 0:
             return b""
-        try:
-            data = bytes(obstore.get_range(self._store, key, start=start, length=length))
-        except _ERRORS as error:
-            # A range that begins behind the end is refused in as many words as there are stores.
-            info = self.head(key)
-            if info is None or info.size >= start + length:
-                raise self._translated(error, key) from error
-            data = b""
+
+        def read() -> bytes:
+            try:
+                data = bytes(obstore.get_range(self._store, key, start=start, length=length))
+            except _MISSING:
+                raise
+            except _ERRORS as error:
+                # A range that begins behind the end is refused in as many words as there are stores.
+                if "range" not in str(error).lower() or self._size(key) >= start + length:
+                    raise
+                data = b""
+            if len(data) != length and self._size(key) >= start + length:
+                raise _Unusable(f"{len(data)} bytes came instead of {length}")
+            return data
+
+        data = self._patiently(key, read)
         if len(data) != length:
             raise DataError("an object is shorter than expected", key=key, wanted=start + length)
         return data
 
     def create(self, key: str, data: bytes) -> None:
-        failpoint("bucket.create.before")
-        try:
-            obstore.put(self._store, key, data, mode="create", use_multipart=False)
-            failpoint("bucket.create.after")
-        except AlreadyExistsError as error:
-            raise ConflictError("an object of this name exists", key=key) from error
-        except _ERRORS as error:
-            raise self._translated(error, key) from error
+        storage_point("create", key, "before")
+        doubtful = False
+
+        def put() -> None:
+            nonlocal doubtful
+            try:
+                obstore.put(self._store, key, data, mode="create", use_multipart=False)
+            except AlreadyExistsError as error:
+                # A store says so, too, of a create that meets another one (409); then there may be no object.
+                if not self._exists(key):
+                    raise
+                # An earlier try of ours, whose answer was lost, has stored it.
+                if doubtful and bytes(obstore.get(self._store, key).bytes()) == data:
+                    return
+                raise ConflictError("an object of this name exists", key=key) from error
+            except _MISSING as error:
+                raise _Unusable(str(error)) from error
+            except _ERRORS:
+                doubtful = True
+                raise
+
+        self._patiently(key, put)
+        storage_point("create", key, "after")
 
     def head(self, key: str) -> ObjectInfo | None:
-        failpoint("bucket.head")
+        storage_point("head", key)
         try:
-            found = obstore.head(self._store, key)
-        except _MISSING as error:
-            if _no_bucket(error):
-                raise self._translated(error, key) from error
+            found = self._patiently(key, lambda: obstore.head(self._store, key))
+        except _Missing:
             return None
-        except _ERRORS as error:
-            raise self._translated(error, key) from error
         return ObjectInfo(key, found["size"], found["last_modified"])
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        failpoint("bucket.list")
-        try:
-            for chunk in obstore.list(self._store, prefix or None, chunk_size=1000):
-                for found in chunk:
-                    yield ObjectInfo(found["path"], found["size"], found["last_modified"])
-        except _ERRORS as error:
-            raise self._translated(error, prefix) from error
+        """In the store's order. It is complete when the store has said again that nothing follows: obstore
+        takes an answer that is no list for an empty one."""
+        storage_point("list", prefix)
+        last, again = "", False
+        while True:
+            before = last
+            for found in self._listed(prefix, last):
+                yield ObjectInfo(found["path"], found["size"], found["last_modified"])
+                last = max(last, found["path"])
+            if again and last == before:
+                return
+            again = True
 
     def delete(self, key: str) -> None:
-        failpoint("bucket.delete.before")
+        storage_point("delete", key, "before")
+        with contextlib.suppress(_Missing):
+            self._patiently(key, lambda: obstore.delete(self._store, key))
+        storage_point("delete", key, "after")
+
+    def _listed(self, prefix: str, after: str) -> Iterator[ObjectMeta]:
+        """What follows `after`, once; a list that breaks off goes on behind the last name."""
+        stream: Iterator[Sequence[ObjectMeta]] | None = None
+        last, ascending = after, True
+
+        def chunk() -> Sequence[ObjectMeta] | None:
+            nonlocal stream
+            try:
+                if stream is None:
+                    stream = iter(
+                        obstore.list(self._store, prefix or None, offset=last or None, chunk_size=1000)
+                    )
+                return next(stream, None)
+            except _ERRORS as error:
+                stream = None
+                if not ascending:
+                    raise self._translated(error, prefix) from error
+                raise
+
+        while (found := self._patiently(prefix, chunk)) is not None:
+            for each in found:
+                yield each
+                ascending = ascending and each["path"] > last
+                last = max(last, each["path"])
+
+    def _patiently(self, key: str, call: Callable[[], T]) -> T:
+        """The result of a call that may be repeated. What is missing is looked for twice."""
+        begun, missing = time.monotonic(), False
+        for tried in itertools.count():
+            pause = self._patience.pause(tried)
+            try:
+                return call()
+            except _ERRORS as error:
+                late = time.monotonic() - begun + pause > self._patience.total
+                if (
+                    late
+                    or tried + 1 >= self._patience.tries
+                    or not _worth_repeating(error)
+                    or (missing and isinstance(error, _MISSING))
+                ):
+                    raise self._translated(error, key) from error
+                missing = isinstance(error, _MISSING)
+            time.sleep(pause)
+        raise AssertionError("not reached")
+
+    def _exists(self, key: str) -> bool:
         try:
-            obstore.delete(self._store, key)
-            failpoint("bucket.delete.after")
+            obstore.head(self._store, key)
         except _MISSING:
-            return
-        except _ERRORS as error:
-            raise self._translated(error, key) from error
+            return False
+        return True
+
+    def _size(self, key: str) -> int:
+        return obstore.head(self._store, key)["size"]
 
     def _translated(self, error: Exception, key: str) -> EngineError:
         if isinstance(error, _MISSING) and not _no_bucket(error):
-            return DataError("an object is missing", key=key)
+            return _Missing("an object is missing", key=key)
         if _no_bucket(error):
             return PreconditionError(
                 "the bucket does not exist",
@@ -121,6 +233,12 @@ class ObjectStoreBucket:
                 location=self._location,
             )
         text = str(error)
+        if "RequestTimeTooSkewed" in text:
+            return PreconditionError(
+                "the object store's clock differs from this machine's by too much",
+                hint="set this machine's clock (NTP), then run it again",
+                location=self._location,
+            )
         if isinstance(error, PermissionDeniedError | UnauthenticatedError) or any(
             word in text for word in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
         ):
@@ -141,6 +259,15 @@ class ObjectStoreBucket:
         )
 
 
+def _worth_repeating(error: Exception) -> bool:
+    text = str(error)
+    if isinstance(error, _FINAL) or _no_bucket(error):
+        return False
+    # AlreadyExists and missing objects are told by the status, too. "RequestTimeout" comes as 400.
+    expected = isinstance(error, (AlreadyExistsError, *_MISSING)) or "RequestTimeout" in text
+    return expected or _FINAL_STATUS.search(text) is None
+
+
 def _no_bucket(error: Exception) -> bool:
     return "NoSuchBucket" in str(error)
 
@@ -158,14 +285,19 @@ def s3_bucket(
     access_key_id: str | None = None,
     secret_access_key: str | None = None,
     options: Mapping[str, str] | None = None,
+    patience: Patience = Patience(),
 ) -> ObjectStoreBucket:
-    """A bucket on S3 or a compatible store. Without keys, boto3's credential chain provides and
+    """A bucket on S3 or a compatible store; `options` are obstore's, among them `timeout`.
+
+    Without keys, boto3's credential chain provides and
     refreshes them (environment, profile, instance or container role)."""
     settings: Any = {"disable_bulk_delete": True, **(options or {})}
     if endpoint:
         settings["endpoint"] = endpoint
         settings.setdefault("virtual_hosted_style_request", False)
-    client: Any = {**_TIMEOUT, "allow_http": bool(endpoint and endpoint.startswith("http://"))}
+    client: Any = {**_CONNECT, "allow_http": bool(endpoint and endpoint.startswith("http://"))}
+    if "timeout" not in settings:
+        client["timeout"] = timedelta(seconds=patience.request)
     if access_key_id and secret_access_key:
         settings |= {"access_key_id": access_key_id, "secret_access_key": secret_access_key}
         settings.setdefault("region", region or "us-east-1")
@@ -188,17 +320,18 @@ def s3_bucket(
         prefix=prefix or None,
         config=settings,
         client_options=client,
-        retry_config=_RETRY,
+        retry_config=_NO_RETRY,
         credential_provider=provider,
     )
     where = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
-    return ObjectStoreBucket(store, f"{where} at {endpoint}" if endpoint else where)
+    return ObjectStoreBucket(store, f"{where} at {endpoint}" if endpoint else where, patience)
 
 
 def url_bucket(url: str) -> ObjectStoreBucket:
     """Any other store that obstore opens by URL (`gs://…`, `az://…`)."""
     try:
-        store = from_url(url, retry_config=_RETRY, client_options=_TIMEOUT)
+        client: Any = {**_CONNECT, "timeout": timedelta(seconds=Patience().request)}
+        store = from_url(url, retry_config=_NO_RETRY, client_options=client)
     except (*_ERRORS, ValueError) as error:
         raise PreconditionError(
             "not a repository address",

@@ -14,8 +14,7 @@ from pgproof.repository.local import LocalBucket
 def open_bucket(config: BackupConfig) -> Bucket:
     """The bucket that holds the repository. Raises PreconditionError where none is configured.
 
-    `repository_url` wins over `backup_dir`, which wins over `s3_bucket`. The mirror of a directory to a
-    bucket is not this module's business.
+    `repository_url` wins over `backup_dir`, which wins over `s3_bucket`.
     """
     if config.repository_url:
         return _by_url(config, config.repository_url)
@@ -27,6 +26,11 @@ def open_bucket(config: BackupConfig) -> Bucket:
         "no repository is configured",
         hint="set BACKUP_DIR to a directory or AWS_S3_BUCKET to a bucket (or give --repository)",
     )
+
+
+def open_mirror(config: BackupConfig) -> Bucket | None:
+    """The bucket that is configured beside a directory, for a copy of everything in it."""
+    return _s3(config, config.mirror_bucket, None) if config.mirror_bucket else None
 
 
 def _by_url(config: BackupConfig, url: str) -> Bucket:

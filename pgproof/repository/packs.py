@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from pgproof.errors import DataError
+from pgproof.errors import DataError, EngineError
 from pgproof.repository.compression import Codec, compress, decompress, zstd_frame
 from pgproof.repository.sealing import HEADER_LENGTH, TAG_LENGTH, Buffer, Hashes, Kind, RepositoryKey, Seal
+
+_log = logging.getLogger(__name__)
 
 FRAME_SIZE = 512 << 10
 DIGEST_LENGTH = 32
@@ -144,13 +147,23 @@ class PackIndex:
 
 
 class PackReader:
-    """Opens a pack's frames. `read(start, length)` brings bytes of the object; errors name `key`."""
+    """Opens a pack's frames. `read(start, length)` brings bytes of the object; errors name `key`.
+
+    A frame that turns out damaged is taken from the pack that `elsewhere` opens, if there is one.
+    """
 
     def __init__(
-        self, key: RepositoryKey, kind: Kind, context: str, size: int, read: Callable[[int, int], bytes]
+        self,
+        key: RepositoryKey,
+        kind: Kind,
+        context: str,
+        size: int,
+        read: Callable[[int, int], bytes],
+        elsewhere: Callable[[], PackReader] | None = None,
     ) -> None:
         self._context = context
         self._read = read
+        self._elsewhere = elsewhere
         try:
             if not HEADER_LENGTH + TRAILER_LENGTH <= size <= MAX_OBJECT:
                 raise DataError("an object is cut short", size=size)
@@ -192,11 +205,24 @@ class PackReader:
             if hashes.frame_hash(hashes.page_digests(plain, index.page_size)) != index.hash_of(frame):
                 raise DataError("content does not have the hash it was stored with")
         except DataError as error:
-            raise self._named(error, frame=frame) from error
+            named = self._named(error, frame=frame)
+            if self._elsewhere is None:
+                raise named from error
+            return self._other_copy(frame, hashes, named)
         return plain
 
     def frame(self, number: int, hashes: Hashes) -> bytes:
         return self.open_frame(number, self.read_frames(number, 1), hashes)
+
+    def _other_copy(self, frame: int, hashes: Hashes, damage: DataError) -> bytes:
+        if self._elsewhere is None:
+            raise damage
+        try:
+            plain = self._elsewhere().frame(frame, hashes)
+        except EngineError:
+            raise damage from None
+        _log.warning("the other copy of a frame was used: %s", damage)
+        return plain
 
     def _named(self, error: DataError, **more: int) -> DataError:
         return DataError(error.message, hint=error.hint, **{"key": self._context, **error.context, **more})
@@ -216,7 +242,13 @@ def _parse_index(data: bytes) -> PackIndex:
     codecs = np.frombuffer(data, "u1", frames, at + 8 * frames)
     hashes = data[at + 9 * frames : at + (9 + DIGEST_LENGTH) * frames]
     tags = np.frombuffer(data, "<u8", pages, expected - tags_length) if flags & _HAS_TAGS else None
-    if frames and (int(plain.max()) > MAX_FRAME or int(plain.min()) < 1 or int(sealed.min()) < TAG_LENGTH):
+    # A body is never longer than its content: where compression does not help, it is stored raw.
+    if frames and (
+        int(plain.max()) > MAX_FRAME
+        or int(plain.min()) < 1
+        or int(sealed.min()) < TAG_LENGTH
+        or int(sealed.max()) > MAX_FRAME + TAG_LENGTH
+    ):
         raise DataError("a pack's index is not well formed")
     index = PackIndex(page_size, pages, sealed, plain, codecs, hashes, tags)
     if int(index.first_pages[-1]) != pages:

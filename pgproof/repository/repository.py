@@ -6,26 +6,35 @@ packs, WAL and maps first and the manifest last; deletion goes the other way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
-from pgproof.errors import ConflictError, DataError
+from pgproof.errors import ConflictError, DataError, EngineError
+from pgproof.failpoints import failpoint
 from pgproof.model.filemap import Segment, decode_segment
 from pgproof.model.lsn import WalSegment
 from pgproof.model.manifest import Manifest, MapRef
 from pgproof.repository.blobs import decode_blob, decode_json, encode_blob, encode_json
 from pgproof.repository.bucket import Bucket, ObjectInfo
-from pgproof.repository.layout import ClusterLayout
+from pgproof.repository.layout import ClusterLayout, is_number
 from pgproof.repository.packs import PackBuilder, PackReader
 from pgproof.repository.sealing import Kind, RepositoryKey, object_name
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Repository:
     """Reads and writes the objects of one cluster. Methods raise the bucket's errors, and DataError
-    for anything stored that is not what it should be."""
+    for anything stored that is not what it should be. What is damaged is read from `mirror`, if one is given."""
 
-    def __init__(self, bucket: Bucket, key: RepositoryKey, cluster: str) -> None:
+    def __init__(
+        self, bucket: Bucket, key: RepositoryKey, cluster: str, mirror: Bucket | None = None
+    ) -> None:
         self.bucket = bucket
+        self.mirror = mirror
         self.key = key
         self.cluster = cluster
         self.layout = ClusterLayout(cluster)
@@ -44,7 +53,9 @@ class Repository:
                 raise
 
     def read_json(self, kind: Kind, key: str) -> dict[str, Any]:
-        return decode_json(decode_blob(self.key, kind, key, self.bucket.read(key)), key)
+        return self._whole(
+            lambda bucket: decode_json(decode_blob(self.key, kind, key, bucket.read(key)), key)
+        )
 
     # manifests and maps
 
@@ -58,7 +69,10 @@ class Repository:
         value = self.read_json(Kind.MANIFEST, key)
         if value.get("abandoned") is True:
             return None
-        manifest = Manifest.from_json(value)
+        try:
+            manifest = Manifest.from_json(value)
+        except DataError as error:
+            raise DataError(error.message, hint=error.hint, key=key, **error.context) from error
         if manifest.backup_id != backup_id or manifest.cluster != self.cluster:
             raise DataError("a manifest describes another backup", key=key)
         return manifest
@@ -78,13 +92,17 @@ class Repository:
 
     def read_map(self, name: str) -> bytes:
         key = self.layout.map(name)
-        try:
-            payload = decode_blob(self.key, Kind.MAP, self.layout.maps, self.bucket.read(key))
+
+        def read(bucket: Bucket) -> bytes:
+            payload = decode_blob(self.key, Kind.MAP, self.layout.maps, bucket.read(key))
             if self.hashes.name_of(payload) != name:
                 raise DataError("a map is not the one its name promises")
+            return payload
+
+        try:
+            return self._whole(read)
         except DataError as error:
             raise DataError(error.message, hint=error.hint, **{**error.context, "key": key}) from error
-        return payload
 
     def segments(self, manifest: Manifest) -> Iterator[Segment]:
         """The map of a backup, a segment at a time."""
@@ -93,7 +111,10 @@ class Repository:
 
     def segment(self, ref: MapRef, block_size: int) -> Segment:
         try:
-            return decode_segment(self.read_map(ref.hash), block_size)
+            segment = decode_segment(self.read_map(ref.hash), block_size)
+            if ref != MapRef(ref.hash, segment.first, len(segment.files), segment.bytes, segment.pages):
+                raise DataError("a map does not hold what the manifest says of it")
+            return segment
         except DataError as error:
             raise DataError(
                 error.message, hint=error.hint, **{"key": self.layout.map(ref.hash), **error.context}
@@ -117,7 +138,7 @@ class Repository:
         prefix = self.layout.packs_of(backup_id)
         for info in self.bucket.list(prefix):
             number, dash, name = info.key.removeprefix(prefix).partition("-")
-            if not dash or not number.isdigit() or len(number) != 8 or len(name) != 64:
+            if not dash or not is_number(number) or len(number) != 8 or len(name) != 64:
                 raise DataError("an object has a name that no pack has", key=info.key)
             if int(number) in found:
                 raise DataError("two packs have the same number", key=info.key)
@@ -126,13 +147,7 @@ class Repository:
 
     def open_pack(self, info: ObjectInfo) -> PackReader:
         context, _dash, _name = info.key.rpartition("-")
-        return PackReader(
-            self.key,
-            Kind.PACK,
-            context,
-            info.size,
-            lambda start, length: self.bucket.read_range(info.key, start, length),
-        )
+        return self._pack(Kind.PACK, context, info)
 
     # WAL
 
@@ -144,6 +159,7 @@ class Repository:
         """
         key = self.layout.segment(segment)
         data = builder.finish()
+        failpoint("wal.segment.sealed")
         try:
             self.bucket.create(key, data)
         except ConflictError as error:
@@ -155,6 +171,7 @@ class Repository:
                     key=key,
                 ) from error
             return 0
+        failpoint("wal.segment.stored")
         return len(data)
 
     def open_wal(self, segment: WalSegment) -> PackReader:
@@ -162,10 +179,44 @@ class Repository:
         info = self.bucket.head(key)
         if info is None:
             raise DataError("a WAL segment is missing", key=key)
-        return PackReader(
-            self.key,
-            Kind.WAL,
-            key,
-            info.size,
-            lambda start, length: self.bucket.read_range(key, start, length),
-        )
+        return self._pack(Kind.WAL, key, info)
+
+    # damaged here, whole in the mirror
+
+    def _whole(self, read: Callable[[Bucket], T]) -> T:
+        """What `read` makes of the first copy that is not damaged."""
+        try:
+            return read(self.bucket)
+        except DataError as damage:
+            if self.mirror is None:
+                raise
+            try:
+                found = read(self.mirror)
+            except EngineError:
+                raise damage from None
+            _log.warning("the mirror's copy of an object was used: %s", damage)
+            return found
+
+    def _pack(self, kind: Kind, context: str, info: ObjectInfo) -> PackReader:
+        def opened(
+            bucket: Bucket, size: int, elsewhere: Callable[[], PackReader] | None = None
+        ) -> PackReader:
+            def read(start: int, length: int) -> bytes:
+                return bucket.read_range(info.key, start, length)
+
+            return PackReader(self.key, kind, context, size, read, elsewhere)
+
+        mirror = self.mirror
+        if mirror is None:
+            return opened(self.bucket, info.size)
+
+        def mirrored() -> PackReader:
+            there = mirror.head(info.key)
+            if there is None:
+                raise DataError("an object is missing", key=info.key)
+            return opened(mirror, there.size)
+
+        def either(bucket: Bucket) -> PackReader:
+            return mirrored() if bucket is mirror else opened(bucket, info.size, mirrored)
+
+        return self._whole(either)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pgproof.errors import ConflictError, DataError, PreconditionError
+from pgproof.failpoints import failpoint
 from pgproof.repository import keyring, layout
 from pgproof.repository.bucket import Bucket
 from pgproof.repository.keyring import KeySlot
@@ -57,6 +58,7 @@ def make_repository(bucket: Bucket, passphrase: str | None, encrypt: bool, now: 
         for secret, kind in ((passphrase, keyring.PASSPHRASE), (recovery_key, keyring.RECOVERY)):
             slot_id, data = keyring.make_slot(repository_json, master, secret, kind, now)
             bucket.create(layout.key_slot(slot_id), data)
+            failpoint("init.slot")
     # Last, so that an interrupted init leaves no repository that nobody can open.
     try:
         bucket.create(layout.REPOSITORY, repository_json)
@@ -74,6 +76,7 @@ def unlock(bucket: Bucket, secret: str | None, encrypted: bool) -> Unlocked:
     """
     repository_json = read_description(bucket)
     repository_id, suite = _parse(repository_json)
+    failpoint("unlock.described")
     if suite is Suite.NONE:
         if encrypted:
             raise PreconditionError(
@@ -97,6 +100,7 @@ def unlock(bucket: Bucket, secret: str | None, encrypted: bool) -> Unlocked:
             damaged.append(error)
             continue
         if master is not None:
+            failpoint("unlock.opened")
             return Unlocked(RepositoryKey(repository_id, suite, master), key.removeprefix(layout.KEYS))
     if damaged:
         raise DataError(
@@ -113,7 +117,7 @@ def unlock(bucket: Bucket, secret: str | None, encrypted: bool) -> Unlocked:
 
 
 def list_slots(bucket: Bucket) -> list[KeySlot]:
-    repository_json = read_description(bucket)
+    repository_json = _checked_description(bucket)
     slots = [_describe(repository_json, key, bucket.read(key)) for key in _slot_keys(bucket)]
     return sorted((slot for slot in slots if slot is not None), key=lambda slot: slot.created_at)
 
@@ -128,12 +132,22 @@ def add_slot(bucket: Bucket, key: RepositoryKey, secret: str, now: datetime) -> 
     if not secret:
         raise PreconditionError("the new passphrase is empty", hint="give one of a dozen characters or more")
     slot_id, data = keyring.make_slot(read_description(bucket), key.master, secret, keyring.PASSPHRASE, now)
+    failpoint("keys.wrapped")
     bucket.create(layout.key_slot(slot_id), data)
+    failpoint("keys.added")
     return KeySlot(slot_id, keyring.PASSPHRASE, now)
 
 
 def remove_slot(bucket: Bucket, slot_id: str) -> None:
     """Remove a slot, never the last one. Raises PreconditionError for the last or an unknown one."""
+    refuse_removal(bucket, slot_id)
+    failpoint("keys.removable")
+    bucket.delete(layout.key_slot(slot_id))
+    failpoint("keys.removed")
+
+
+def refuse_removal(bucket: Bucket, slot_id: str) -> None:
+    """Raises PreconditionError if this is the last slot or none."""
     slots = {slot.slot_id for slot in list_slots(bucket)}
     if slot_id not in slots:
         raise PreconditionError(
@@ -143,7 +157,6 @@ def remove_slot(bucket: Bucket, slot_id: str) -> None:
         raise PreconditionError(
             "the last key cannot be removed", hint="add another one first: `pgproof keys add`", slot=slot_id
         )
-    bucket.delete(layout.key_slot(slot_id))
 
 
 def read_description(bucket: Bucket) -> bytes:
@@ -158,9 +171,20 @@ def read_description(bucket: Bucket) -> bytes:
     return bucket.read(layout.REPOSITORY)
 
 
+def repository_id_of(repository_json: bytes) -> bytes:
+    """The id that a description tells. Raises DataError if it is damaged."""
+    return _parse(repository_json)[0]
+
+
+def _checked_description(bucket: Bucket) -> bytes:
+    repository_json = read_description(bucket)
+    _parse(repository_json)
+    return repository_json
+
+
 def damaged_slots(bucket: Bucket) -> list[DataError]:
     """Every slot that is not what was stored, whether or not our own opens."""
-    repository_json, found = read_description(bucket), []
+    repository_json, found = _checked_description(bucket), []
     for key in _slot_keys(bucket):
         try:
             _describe(repository_json, key, bucket.read(key))
@@ -185,7 +209,7 @@ def _slot_keys(bucket: Bucket) -> list[str]:
 
 def _parse(repository_json: bytes) -> tuple[bytes, Suite]:
     try:
-        described = json.loads(repository_json)
+        described = keyring.parse_description(repository_json)
         version = described["format"]
         if version != FORMAT_VERSION:
             raise DataError(
@@ -204,5 +228,5 @@ def _parse(repository_json: bytes) -> tuple[bytes, Suite]:
         raise DataError(
             "repository.json is damaged",
             hint="restore it from the mirror or another copy of the repository",
-            reason=str(error),
+            reason=str(error)[:200],
         ) from error

@@ -40,6 +40,8 @@ def test_every_command_of_the_runbook_works(cluster_factory: ClusterFactory, wor
     options = f"-c port=5432 -c listen_addresses= -c unix_socket_directories={work_dir} -c fsync=off"
     places = {
         "/var/lib/postgresql/18/restored": str(restored),
+        "/var/lib/postgresql/18/by-hand": str(work_dir / "by-hand"),
+        "/tmp/venv": str(work_dir / "venv"),
         "/etc/pgproof/passphrase": str(passphrase_file),
         "/backups": str(work_dir / "backups"),
         "--owner postgres": f"--owner {restored_owner()}",
@@ -55,6 +57,7 @@ def test_every_command_of_the_runbook_works(cluster_factory: ClusterFactory, wor
         done = run(script)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "to write" in done.stdout, "the plan was shown"
+        assert (work_dir / "by-hand" / "global" / "pg_control").exists(), "restored without pgproof"
         rows = subprocess.run(
             [
                 cluster.bin / "psql",

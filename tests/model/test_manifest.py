@@ -38,6 +38,7 @@ hashes = st.integers(0, 2**256 - 1).map(lambda n: f"{n:064x}")
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
     start = draw(st.integers(0, 2**63))
+    segment_size = draw(st.sampled_from([1 << n for n in range(20, 31)]))
     return Manifest(
         backup_id=draw(ids),
         cluster=draw(texts),
@@ -50,9 +51,9 @@ def manifests(draw: st.DrawFn) -> Manifest:
         stored_bytes=draw(counts),
         files=draw(counts),
         start_lsn=Lsn(start),
-        stop_lsn=Lsn(start + draw(st.integers(0, 2**40))),
+        stop_lsn=Lsn(start + draw(st.integers(0, segment_size << 10))),
         timeline=draw(st.integers(1, 2**32 - 1)),
-        wal_segment_size=draw(st.sampled_from([1 << n for n in range(20, 31)])),
+        wal_segment_size=segment_size,
         system_identifier=str(draw(st.integers(0, 2**64 - 1))),
         server_version=draw(st.sampled_from(["15.20", "17.10", "18.6", "19beta1"])),
         block_size=draw(st.sampled_from([4096, 8192, 32768])),
@@ -62,7 +63,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
             draw(st.lists(st.builds(MapRef, hashes, st.binary(), counts, counts, counts), max_size=3))
         ),
         packs=draw(st.dictionaries(ids, st.binary(max_size=5), max_size=3)),
-        tablespaces=tuple(draw(st.lists(st.builds(Tablespace, counts, st.binary(), counts), max_size=2))),
+        tablespaces=tuple(draw(st.lists(st.builds(Tablespace, counts, st.binary(), counts), max_size=2, unique_by=lambda t: t.oid))),
         external_config=tuple(
             draw(st.lists(st.builds(ExternalConfig, texts, texts, st.none() | st.binary()), max_size=2))
         ),

@@ -87,7 +87,7 @@ def test_staging_files_of_the_dead_are_in_nobodys_way(source: Cluster, work_dir:
 
 # Before a create is also before those that are refused, of which the trial of the store makes some.
 @pytest.mark.parametrize(
-    ("point", "steps"), [("create.before", [1, 5, 11, 12, 13, 14]), ("create.after", range(1, 7))]
+    ("point", "steps"), [("create.before", [1, 5, 11, 12, 13, 14, 15]), ("create.after", range(1, 8))]
 )
 def test_init_killed_after_each_storage_call(work_dir: Path, point: str, steps: Sequence[int]) -> None:
     for number in steps:

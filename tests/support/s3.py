@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,9 +34,13 @@ _REGION = "us-east-1"
 
 
 class S3Server:
-    """An S3 endpoint with one administrator; entering it starts it, leaving it removes its data."""
+    """An S3 endpoint with one administrator; entering it starts it, leaving it removes its data.
 
-    def __init__(self) -> None:
+    `options` are further options of `weed mini`.
+    """
+
+    def __init__(self, options: Sequence[str] = ()) -> None:
+        self._options = tuple(options)
         self.access_key = "pgproof-test"
         self.secret_key = "s3 test secret"
         self.root = machine.new_dir("s3")
@@ -70,7 +75,7 @@ class S3Server:
         variables["TMPDIR"] = str(self.root)  # its own log files
         # It need not change users, unlike PostgreSQL: only the end of our life concerns it.
         process = machine.spawn(
-            ["setpriv", "--pdeathsig=KILL", "--", *command, *_OPTIONS],
+            ["setpriv", "--pdeathsig=KILL", "--", *command, *_OPTIONS, *self._options],
             self.log,
             machine.environment(**variables),
         )
@@ -79,6 +84,12 @@ class S3Server:
         if process.poll() is not None:
             self._process = None
             raise RuntimeError(f"the S3 server did not start:\n{self.log_tail()}")
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        assert self._process is not None, "the S3 server is not running"
+        return self._process.pid
 
     def kill9(self) -> None:
         """Kill the server; what it acknowledged must be there after `start`."""

@@ -1,0 +1,151 @@
+"""Copy to a mirror what it lacks, each backup's manifest last (docs/decisions/0005-mirror.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from pgproof.errors import ConflictError, DataError, EngineError, PreconditionError
+from pgproof.failpoints import failpoint
+from pgproof.model.filemap import numbers_of
+from pgproof.model.job import Job
+from pgproof.model.manifest import Manifest
+from pgproof.repository import layout
+from pgproof.repository.bucket import Bucket, ObjectInfo
+from pgproof.repository.catalog import committed_ids
+from pgproof.repository.escape_hatch import ensure_restore_script
+from pgproof.repository.layout import ClusterLayout
+from pgproof.repository.repository import Repository
+from pgproof.repository.sealing import object_name
+from pgproof.repository.unlocking import repository_id_of
+
+_COPIES_AT_ONCE = 3
+
+
+@dataclass
+class Copied:
+    """What a mirror was given: the backups that became whole there, and what was sent in objects and bytes."""
+
+    backups: list[str] = field(default_factory=list)
+    objects: int = 0
+    bytes: int = 0
+
+
+def refuse_stranger(source: Bucket, mirror: Bucket) -> None:
+    """Raises PreconditionError if the mirror holds another repository than the source.
+
+    What cannot be read on either side is nobody's proof, and is met again by whoever needs it.
+    """
+    ids = []
+    for bucket in (source, mirror):
+        with suppress(EngineError):
+            ids.append(repository_id_of(bucket.read(layout.REPOSITORY)))
+    if len(ids) == 2 and ids[0] != ids[1]:
+        raise PreconditionError(
+            "the bucket holds another repository than the directory",
+            hint="set AWS_S3_BUCKET to this repository's mirror or to an empty bucket",
+            directory=source.location,
+            bucket=mirror.location,
+        )
+
+
+def copy_missing(repository: Repository, mirror: Bucket, job: Job) -> Copied:
+    """Make every committed backup of the cluster whole in the mirror.
+
+    Raises PreconditionError for a mirror of another repository, DataError for what is damaged at the source,
+    ConflictError where the mirror holds something else under a name, and the mirror's own errors.
+    """
+    refuse_stranger(repository.bucket, mirror)
+    return _Copying(repository, mirror, job).run()
+
+
+class _Copying:
+    def __init__(self, repository: Repository, mirror: Bucket, job: Job) -> None:
+        self._repository = repository
+        self._source = repository.bucket
+        self._mirror = mirror
+        self._job = job
+        self._copied = Copied()
+
+    def run(self) -> Copied:
+        source, names = self._source, self._repository.layout
+        slots = [info.key for info in source.list(layout.KEYS)]
+        # In the order of `init`: what opens the repository, then what makes it one.
+        self._copy(key for key in slots if self._mirror.head(key) is None)
+        ensure_restore_script(self._mirror)
+        self._copy([layout.REPOSITORY] if self._mirror.head(layout.REPOSITORY) is None else [])
+        missing = set(committed_ids(source, names)) - set(committed_ids(self._mirror, names))
+        for number, backup_id in enumerate(sorted(missing)):
+            self._job.report("mirroring", number, len(missing))
+            manifest = self._repository.read_manifest(backup_id)
+            if manifest is not None:
+                self._backup(manifest)
+                self._copied.backups.append(backup_id)
+        self._lacking(info.key for info in source.list(names.backups) if "/verified/" in info.key)
+        return self._copied
+
+    def _backup(self, manifest: Manifest) -> None:
+        names = self._repository.layout
+        for owner, bitmap in manifest.packs.items():
+            there = {info.key for info in self._mirror.list(names.packs_of(owner))}
+            packs = self._repository.pack_objects(owner)
+            wanted = [_pack(packs, number, names, owner) for number in numbers_of(bitmap)]
+            self._copy(key for key in wanted if key not in there)
+        self._lacking(
+            [
+                names.cluster,
+                names.intent(manifest.backup_id),
+                *(names.segment(segment) for segment in manifest.wal_segments),
+                *(names.map(ref.hash) for ref in manifest.maps),
+            ]
+        )
+        failpoint("mirror.committing")
+        self._copy([names.manifest(manifest.backup_id)])
+        failpoint("mirror.committed")
+
+    def _lacking(self, keys: Iterable[str]) -> None:
+        """Copy those that are not there; asked for one by one, as they lie among those of other backups."""
+        self._each(self._copy_if_missing, keys)
+
+    def _copy(self, keys: Iterable[str]) -> None:
+        self._each(self._copy_one, keys)
+
+    def _each(self, work: Callable[[str], int], keys: Iterable[str]) -> None:
+        with ThreadPoolExecutor(_COPIES_AT_ONCE, thread_name_prefix="pgproof-mirror") as pool:
+            for sent in pool.map(work, self._until_stopped(keys)):
+                self._copied.bytes += sent
+                self._copied.objects += sent > 0
+
+    def _until_stopped(self, keys: Iterable[str]) -> Iterator[str]:
+        for key in keys:
+            self._job.checkpoint()
+            yield key
+
+    def _copy_if_missing(self, key: str) -> int:
+        return 0 if self._mirror.head(key) is not None else self._copy_one(key)
+
+    def _copy_one(self, key: str) -> int:
+        self._job.checkpoint()
+        data = self._source.read(key)
+        if "/packs/" in key and not key.endswith(f"-{object_name(data)}"):
+            raise DataError("a pack is damaged and was not copied to the mirror", key=key)
+        try:
+            self._mirror.create(key, data)
+        except ConflictError as error:
+            if self._mirror.read(key) != data:
+                raise ConflictError(
+                    "the mirror holds something else under this name",
+                    hint="verify both copies; remove the wrong object, or begin a new mirror in an empty bucket",
+                    key=key,
+                    mirror=self._mirror.location,
+                ) from error
+        failpoint("mirror.copied")
+        return len(data)
+
+
+def _pack(packs: dict[int, ObjectInfo], number: int, names: ClusterLayout, owner: str) -> str:
+    if number not in packs:
+        raise DataError("a pack is missing", key=f"{names.pack_context(owner, number)}-*")
+    return packs[number].key
