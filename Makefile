@@ -1,5 +1,5 @@
 # `make demo` and `make test` do all set-up on a fresh machine with python3, make and, on Debian, apt.
-.PHONY: setup demo test check format clean
+.PHONY: setup demo test check format bench campaign clean
 
 PYTHON := .venv/bin/python
 
@@ -11,6 +11,16 @@ demo: setup
 
 test: setup
 	@$(PYTHON) -m pytest
+
+# Us beside pg_basebackup, pgBackRest and the raw limits: about half an hour on a quiet machine.
+bench: setup
+	@sh scripts/setup-bench.sh
+	@$(PYTHON) -m bench $(BENCH)
+
+# Long attacks, several hours: make campaign CAMPAIGN="crash --seed 7", or a part with CAMPAIGN="--share 0.1".
+campaign:
+	@SETUP_GROUPS="--group fuzz" sh scripts/setup.sh
+	@$(PYTHON) -m campaigns $(CAMPAIGN)
 
 check: setup
 	@.venv/bin/ruff format --check .

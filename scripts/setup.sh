@@ -76,6 +76,7 @@ install_system_packages() {
     packages=
     python3 -c 'import ensurepip, venv' 2>/dev/null || packages="$packages python3-venv"
     command -v bwrap >/dev/null || packages="$packages bubblewrap"
+    command -v fusermount3 >/dev/null || packages="$packages fuse3"
     if [ "${SETUP_BROWSER:-}" = 1 ] && ! command -v chromium >/dev/null; then
         packages="$packages chromium"
     fi
@@ -96,6 +97,7 @@ report_missing_packages() {
     if lacks_postgresql; then
         say "not installed: PostgreSQL 15; the tests that need it will fail (17 and 18 come as wheels)"
     fi
+    command -v fusermount3 >/dev/null || say "not installed: fuse3; the power-cut tests will fail"
     command -v bwrap >/dev/null ||
         say "not installed: bubblewrap; scratch servers run without namespaces of their own"
     if [ "${SETUP_BROWSER:-}" = 1 ] && ! command -v chromium >/dev/null; then
@@ -114,9 +116,10 @@ install_uv() {
 
 install_python_packages() {
     [ -x .venv/bin/python ] || say "installing the Python packages into .venv"
-    # An activated environment of another project is not ours.
+    # An activated environment of another project is not ours. Inexact: what a campaign is using stays.
+    # shellcheck disable=SC2086 # a list of words
     env -u VIRTUAL_ENV UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv \
-        .uv/bin/uv sync --quiet --locked --all-extras --python python3
+        .uv/bin/uv sync --quiet --locked --inexact --all-extras ${SETUP_GROUPS:-} --python python3
 }
 
 command -v python3 >/dev/null || fail "python3 is not installed; install Python 3.11 or newer"
