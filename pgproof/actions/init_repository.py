@@ -15,7 +15,7 @@ from pgproof.model.report import Check
 from pgproof.repository.bucket import Bucket
 from pgproof.repository.escape_hatch import ensure_restore_script, script_key
 from pgproof.repository.layout import REPOSITORY
-from pgproof.repository.local import LocalBucket
+from pgproof.repository.local import LocalBucket, make_root
 from pgproof.repository.opening import open_bucket, open_mirror
 from pgproof.repository.probe import probe_store
 from pgproof.repository.unlocking import make_repository, unlock
@@ -88,7 +88,7 @@ def _require_mirror(mirror: Bucket) -> None:
 
 def _make_directory(root: Path) -> None:
     try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_root(root)
         occupied = next(root.iterdir(), None)
     except OSError as error:
         raise PreconditionError(

@@ -6,6 +6,8 @@ import os
 import threading
 from dataclasses import dataclass
 
+import numpy as np
+
 from pgproof.errors import DataError
 from pgproof.failpoints import failpoint
 from pgproof.model.control_file import ControlFile, parse_control_file
@@ -49,9 +51,13 @@ def read_essentials(repository: Repository, manifest: Manifest) -> Essentials:
             backup=manifest.backup_id,
         )
     segment, entry = control
-    found = Essentials(content.read(segment, entry, manifest.block_size), entry.mode)
-    if str(found.parsed.system_identifier) != manifest.system_identifier:
-        raise DataError("pg_control belongs to another cluster", backup=manifest.backup_id)
+    try:
+        found = Essentials(content.read(segment, entry, manifest.block_size), entry.mode)
+        if str(found.parsed.system_identifier) != manifest.system_identifier:
+            raise DataError("pg_control belongs to another cluster")
+    except DataError as error:
+        context = {**error.context, "backup": manifest.backup_id}
+        raise DataError(error.message, hint=error.hint, **context) from error
     return found
 
 
@@ -71,11 +77,13 @@ def write_files(
     writer = _Writer(directory, manifest, plan.recover, job)
     for batch in batches(repository, manifest):
         job.checkpoint()
-        for entry in batch.files:
+        with_pages = set(np.unique(batch.places["file"]).tolist())
+        for number, entry in enumerate(batch.files):
             if entry.kind == DIRECTORY:
                 directory.make_directory(entry)
-            elif not entry.size and not writer.withheld(entry):
-                directory.write_file(entry.path, b"", entry.mode)
+            elif number not in with_pages and not writer.withheld(entry):
+                # Empty, or nothing but pages of zeros: no pack brings it.
+                directory.make_file(entry)
         for _stored in read_batch(repository, batch, manifest.block_size, writer.sink, _THREADS, job):
             writer.report()
     failpoint("restore.files")
@@ -156,7 +164,8 @@ def write_wal(repository: Repository, directory: DataDirectory, segment: WalSegm
     """One segment, in full length, into pg_wal."""
     reader = repository.open_wal(segment)
     if reader.index.plain_size > segment.size:
-        raise DataError("a WAL segment is longer than it may be", segment=segment.name)
+        key = repository.layout.segment(segment)
+        raise DataError("a WAL segment is longer than it may be", key=key)
     path = b"pg_wal/" + segment.name.encode()
     # The server will use the file again for other WAL, and relies on its room being there.
     directory.reserve(path, segment.size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ from pgproof.model.report import RestoreReport
 from pgproof.model.restore_plan import RestorePlan, plan_restore, unknown_locations
 from pgproof.model.source_files import AUTO_CONF, CONTROL_FILE
 from pgproof.postgres.data_directory import DataDirectory
+from pgproof.postgres.disk_errors import on_disk
 from pgproof.postgres.new_tablespaces import tablespaces_in_wal
 from pgproof.postgres.osuser import OsUser, service_user
 from pgproof.postgres.programs import Programs, find_programs
@@ -44,6 +46,9 @@ _RECOVERY_SECONDS = 24 * 3600.0
 # All WAL that was promised lies in pg_wal already, so whatever is asked for beyond it is truly absent.
 NOTHING_MORE = "exit 1"
 _CONFIG_FOLDER = b"config-from-backup"
+# The names come from the source, and are told in a configuration file.
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
+_MAX_NAME = 100
 _NO_RECOVER = """
 # Added by a restore. All WAL of the backup lies in pg_wal; remove these lines once the server has started.
 restore_command = 'exit 1'
@@ -200,7 +205,8 @@ def _recover(
     ) as server:
         end = server.end_of_recovery_lsn
     refuse_early_end(end, manifest)
-    control = parse_control_file((plan.data_dir / CONTROL_FILE.decode()).read_bytes())
+    with on_disk(plan.data_dir):
+        control = parse_control_file((plan.data_dir / CONTROL_FILE.decode()).read_bytes())
     if control.state != "shut down":
         raise DataError("the recovered cluster was not shut down cleanly", state=control.state)
     if manifest.server_version != programs.version:
@@ -270,7 +276,7 @@ def _write_external_config(
     for config in manifest.external_config:
         if config.content is None:
             continue
-        plain = Path(config.path).name
+        plain = _NOT_IN_NAMES.sub("_", Path(config.path).name)[:_MAX_NAME].strip(".") or "file"
         names = (f"{plain}.{number}" if number > 1 else plain for number in itertools.count(1))
         name = next(name for name in names if name not in origins)
         origins[name] = config.path

@@ -18,10 +18,12 @@ FORMAT = 1
 _BACKUP_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-(?:full|differential|incremental)-[0-9a-f]{6}\Z")
 _MAJOR = re.compile(r"[0-9]{1,3}(?![0-9])")
 _MAP_HASH = re.compile(r"[0-9a-f]{64}\Z")
-# What no backup reaches: 4 TB of WAL in segments of 16 MB, four million packs, the largest int64.
+# What no backup reaches: 4 TB of WAL in segments of 16 MB, four million packs, the largest int64, a thousand
+# tablespaces or files of configuration.
 _MAX_SEGMENTS = 1 << 18
 _MAX_BITMAPS = 1 << 19
 _MAX_COUNT = (1 << 63) - 1
+_MAX_PLACES = 1000
 _REASON_SHOWN = 200
 
 
@@ -257,6 +259,7 @@ def _check(manifest: Manifest) -> None:
         or not 1 <= manifest.timeline < 1 << 32
         or sum(map(len, manifest.packs.values())) > _MAX_BITMAPS
         or len({t.oid for t in manifest.tablespaces}) != len(manifest.tablespaces)
+        or max(len(manifest.tablespaces), len(manifest.external_config)) > _MAX_PLACES
         or not _MAJOR.match(manifest.server_version)
     ):
         raise DataError("a manifest does not hold what it should", backup=manifest.backup_id)

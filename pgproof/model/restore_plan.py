@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -161,16 +162,16 @@ def _text(location: bytes) -> str:
 
 def _refuse_overlap(places: list[Path]) -> None:
     # Names only: "..", which a path keeps, must not hide an overlap.
-    plain = [Path("/" + posixpath.normpath(place).lstrip("/")) for place in places]
-    for number, place in enumerate(plain):
-        for other in plain[number + 1 :]:
-            if place == other or place in other.parents or other in place.parents:
-                raise PreconditionError(
-                    "two targets of the restore overlap",
-                    hint="give each tablespace a directory of its own, outside the data directory",
-                    first=place,
-                    second=other,
-                )
+    # In order, a place comes directly before one that lies in it.
+    plain = sorted(Path("/" + posixpath.normpath(place).lstrip("/")) for place in places)
+    for place, other in itertools.pairwise(plain):
+        if place == other or place in other.parents:
+            raise PreconditionError(
+                "two targets of the restore overlap",
+                hint="give each tablespace a directory of its own, outside the data directory",
+                first=place,
+                second=other,
+            )
 
 
 def _with_spare(size: int) -> int:

@@ -58,10 +58,22 @@ _EXPLANATIONS: tuple[tuple[re.Pattern[str], type[EngineError], str, str], ...] =
             "install the PostgreSQL version the backup was taken from, built with the same block sizes",
         ),
         (
-            r"No space left on device",
+            r"No space left on device|Disk quota exceeded",
             PreconditionError,
             "there is no space left",
             "free space, or choose another directory",
+        ),
+        (
+            r"Input/output error|Read-only file system",
+            TransientError,
+            "a disk failed under the server",
+            "check the disk (the kernel's log tells more), then try again",
+        ),
+        (
+            r"could not create any Unix-domain sockets",
+            PreconditionError,
+            f"{_CANNOT_CHECK}: no socket can be made in the temporary directory",
+            "set TMPDIR to a directory on an ordinary local disk",
         ),
         (
             r"could not map anonymous shared memory|could not create shared memory|Cannot allocate memory"

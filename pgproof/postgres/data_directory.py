@@ -7,20 +7,41 @@ created in directories that were empty before, so no link of somebody else's can
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
+import re
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
 
-from pgproof.errors import DataError, PreconditionError, TransientError
+from pgproof.errors import DataError
 from pgproof.failpoints import failpoint
 from pgproof.model.filemap import DIRECTORY, FileEntry, printable
+from pgproof.postgres.disk_errors import disk_error, on_disk
 from pgproof.postgres.osuser import OsUser
-from pgproof.postgres.restore_target import nearest_existing
 
 _PAGE = 8192
+# What a directory of these names would do to whoever replaces or removes the file.
+_ALWAYS_FILES = frozenset(
+    (
+        b"PG_VERSION",
+        b"backup_label",
+        b"backup_label.old",
+        b"postgresql.auto.conf",
+        b"postgresql.auto.conf.parked",
+        b"postgresql.conf",
+        b"postmaster.opts",
+        b"postmaster.pid",
+        b"recovery.signal",
+        b"standby.signal",
+        b"tablespace_map",
+        b"tablespace_map.old",
+    )
+)
+# PostgreSQL keeps everything of a tablespace in a directory of its version: whoever names the tablespace's
+# place does not choose what files appear in it.
+_IN_TABLESPACE = re.compile(rb"PG_[0-9]+_[0-9]+(?:/|\Z)")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -36,25 +57,34 @@ class DataDirectory:
         self._tablespaces = {oid: os.fsencode(path) for oid, path in tablespaces.items()}
         self._user = user
         self._mode = 0o700
+        self._directories: set[bytes] = {b""}
         # Two threads that write one file spin on its lock in the kernel: one at a time took 0.2 CPU
         # seconds for a gigabyte, two at once 2.7.
         self._turn = threading.Lock()
+        # Open from before the first write on: an error of writing back is told to every descriptor that was open
+        # then, but to one opened later only if nobody else on this file system has been told.
+        self._places: list[int] = []
+        weakref.finalize(self, _close, self._places)
 
     def make_roots(self, mode: int) -> None:
         """Make the data directory and the tablespaces' directories; `mode` says who may read the cluster."""
         self._mode = mode
         failpoint("restore.roots")
         for place in (self._root, *self._tablespaces.values()):
-            try:
+            with on_disk(place):
                 os.makedirs(place, mode=0o700, exist_ok=True)
                 os.chmod(place, mode)
                 self._own(place)
-            except OSError as error:
-                raise self._translated(error, place) from error
+        self._open_places()
 
     def make_directory(self, entry: FileEntry) -> None:
         failpoint("restore.directory")
         path = self._path(entry.path)
+        if entry.path in _ALWAYS_FILES:
+            raise DataError(
+                "the backup has a directory where PostgreSQL has a file", path=printable(entry.path)
+            )
+        self._directories.add(entry.path)
         try:
             if entry.path.startswith(b"pg_tblspc/") and entry.path.count(b"/") == 1:
                 oid = int(entry.path.partition(b"/")[2])
@@ -65,10 +95,17 @@ class DataDirectory:
             os.chmod(path, _directory_mode(entry.mode))
             self._own(path)
         except OSError as error:
-            raise self._translated(error, path) from error
+            raise disk_error(error, path) from error
 
     def make_plain_directory(self, path: bytes) -> None:
+        """A directory of ours, unless the backup has it already."""
+        if path in self._directories:
+            return
         self.make_directory(FileEntry(path, DIRECTORY, 0, self._mode, 0, 0))
+
+    def make_file(self, entry: FileEntry) -> None:
+        """A file of zeros."""
+        os.close(self.open_file(entry.path, entry.size, entry.mode))
 
     def open_file(self, path: bytes, size: int, mode: int) -> int:
         """A descriptor of a file that has its final size; to be closed by the caller."""
@@ -87,7 +124,7 @@ class DataDirectory:
                 os.close(fd)
                 raise
         except OSError as error:
-            raise self._translated(error, full) from error
+            raise disk_error(error, full) from error
         return fd
 
     def write(self, fd: int, path: bytes, offset: int, data: memoryview) -> None:
@@ -101,7 +138,7 @@ class DataDirectory:
                         written = os.pwrite(fd, piece, at)
                         piece, at = piece[written:], at + written
             except OSError as error:
-                raise self._translated(error, self._path(path)) from error
+                raise disk_error(error, self._path(path)) from error
 
     @property
     def file_mode(self) -> int:
@@ -114,7 +151,7 @@ class DataDirectory:
         try:
             os.posix_fallocate(fd, 0, size)
         except OSError as error:
-            raise self._translated(error, self._path(path)) from error
+            raise disk_error(error, self._path(path)) from error
         finally:
             os.close(fd)
 
@@ -128,35 +165,40 @@ class DataDirectory:
 
     def remove(self, path: bytes) -> None:
         failpoint("restore.remove")
-        Path(os.fsdecode(self._path(path))).unlink(missing_ok=True)
+        full = self._path(path)
+        with on_disk(full):
+            Path(os.fsdecode(full)).unlink(missing_ok=True)
 
     def sync(self) -> None:
         """All that was written is on disk, on every file system that was written to."""
         failpoint("restore.sync")
-        for place in (self._root, *self._tablespaces.values()):
-            fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
+        if not self._places:
+            self._open_places()  # of a directory that somebody else has written
+        for place, fd in zip((self._root, *self._tablespaces.values()), self._places, strict=True):
+            with on_disk(place):
                 # One call for thousands of files; since Linux 5.8 it reports write errors.
                 if _libc.syncfs(fd) != 0:
                     number = ctypes.get_errno()
-                    raise self._translated(OSError(number, os.strerror(number)), place)
+                    raise OSError(number, os.strerror(number))
                 os.fsync(fd)
-            finally:
-                os.close(fd)
-            self._sync_parent(place)
+                self._sync_parent(place)
 
     def sync_file(self, path: bytes) -> None:
         """One file and its directory."""
         failpoint("restore.sync.file")
         full = self._path(path)
         for name, flags in ((full, os.O_RDONLY), (os.path.dirname(full), os.O_RDONLY | os.O_DIRECTORY)):
-            fd = os.open(name, flags | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            except OSError as error:
-                raise self._translated(error, name) from error
-            finally:
-                os.close(fd)
+            with on_disk(name):
+                fd = os.open(name, flags | os.O_CLOEXEC)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+
+    def _open_places(self) -> None:
+        for place in (self._root, *self._tablespaces.values()):
+            with on_disk(place):
+                self._places.append(os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
     def _sync_parent(self, place: bytes) -> None:
         fd = os.open(os.path.dirname(place), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -167,6 +209,8 @@ class DataDirectory:
 
     def _path(self, path: bytes) -> bytes:
         """Where a path of the backup really goes; a tablespace's files not through its link."""
+        if path.rpartition(b"/")[0] not in self._directories:
+            raise DataError("the backup has a file without its directory", path=printable(path))
         folder, _slash, rest = path.partition(b"/")
         if folder != b"pg_tblspc" or not rest:
             return self._root + b"/" + path
@@ -175,6 +219,8 @@ class DataDirectory:
             raise DataError(
                 "the backup has a file in a tablespace that it does not have", path=printable(path)
             )
+        if inner and not _IN_TABLESPACE.match(inner):
+            raise DataError("the backup has a file that no tablespace has", path=printable(path))
         place = self._tablespaces[int(oid)]
         return place + b"/" + inner if inner else place
 
@@ -182,24 +228,10 @@ class DataDirectory:
         if self._user is not None:
             os.chown(path, self._user.uid, self._user.gid, follow_symlinks=False)
 
-    def _translated(self, error: OSError, path: bytes) -> PreconditionError | TransientError:
-        facts = {"path": printable(path), "reason": error.strerror}
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            status = os.statvfs(nearest_existing(Path(os.fsdecode(path))))
-            return PreconditionError(
-                "the target's disk is full",
-                hint="free space, remove what was restored so far, try again",
-                free_mb=status.f_bavail * status.f_frsize // 1_000_000,
-                free_files=status.f_favail,
-                **facts,
-            )
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST):
-            return PreconditionError(
-                "the target cannot be written",
-                hint="check owner and mode of the target and that nobody else writes there",
-                **facts,
-            )
-        return TransientError("the target's disk failed", hint="check the disk, then try again", **facts)
+
+def _close(descriptors: list[int]) -> None:
+    for fd in descriptors:
+        os.close(fd)
 
 
 def _directory_mode(mode: int) -> int:

@@ -18,6 +18,7 @@ from pathlib import Path
 from pgproof.errors import EngineError, PreconditionError
 from pgproof.model.job import Job
 from pgproof.model.server_log import created_tablespaces, failed_server
+from pgproof.postgres.disk_errors import on_disk
 from pgproof.postgres.osuser import OsUser, can_reach, give_to
 from pgproof.postgres.programs import Programs, execute
 from pgproof.postgres.scratch_files import sync_directory
@@ -67,9 +68,10 @@ class NewTablespaces:
         """Make a directory for `location`; False if there is one already, or there are too many."""
         if location in self.made or len(self.made) >= _MAX_TABLESPACES:
             return False
-        directory = self._kept(location, oid) if self._handover else self._disposable(oid)
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        give_to(self._user, directory)
+        with on_disk(self._data_dir):
+            directory = self._kept(location, oid) if self._handover else self._disposable(oid)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            give_to(self._user, directory)
         refuse_unusable(self._user, directory)
         self.made[location] = directory
         return True
@@ -77,20 +79,22 @@ class NewTablespaces:
     def link(self) -> None:
         """Lead the links of a stopped cluster to where these tablespaces really are, on disk."""
         links = self._data_dir / "pg_tblspc"
-        for link in list(links.iterdir()):
-            directory = self.made.get(os.fspath(link.readlink())) if link.is_symlink() else None
-            if directory is not None:
-                new = link.with_name(f"{link.name}.new")
-                new.symlink_to(directory)
-                give_to(self._user, new)
-                new.replace(link)
-        for directory in (links, *self.made.values()):
-            sync_directory(directory)
-            sync_directory(directory.parent)
+        with on_disk(links):
+            for link in list(links.iterdir()):
+                directory = self.made.get(os.fspath(link.readlink())) if link.is_symlink() else None
+                if directory is not None:
+                    new = link.with_name(f"{link.name}.new")
+                    new.symlink_to(directory)
+                    give_to(self._user, new)
+                    new.replace(link)
+            for directory in (links, *self.made.values()):
+                sync_directory(directory)
+                sync_directory(directory.parent)
 
     def discard(self) -> None:
         if self._discarded is not None:
-            shutil.rmtree(self._discarded)
+            with on_disk(self._discarded):
+                shutil.rmtree(self._discarded)
 
     def _kept(self, location: str, oid: int) -> Path:
         assert self._handover is not None

@@ -9,13 +9,13 @@ import re
 import signal
 import socket
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pgproof.errors import PreconditionError
 from pgproof.failpoints import failpoint
+from pgproof.postgres.disk_errors import temporary_file
 from pgproof.postgres.programs import environment, execute
 from pgproof.postgres.sandbox import Sandbox
 
@@ -56,7 +56,7 @@ class Launcher:
         """Start the server. It cannot outlive us, even if we are killed in the middle of this."""
         ours, theirs = socket.socketpair()
         # A file, because bwrap would break off in the middle if nobody read a pipe any more.
-        with tempfile.TemporaryFile() as status, ours:
+        with temporary_file() as status, ours:
             with theirs:
                 process = subprocess.Popen(
                     self.command(["/bin/sh", "-c", _WAIT, "sh", self._postgres], status_fd=status.fileno()),

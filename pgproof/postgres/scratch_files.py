@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pgproof.errors import ConflictError
 from pgproof.failpoints import failpoint
+from pgproof.postgres.disk_errors import on_disk
 from pgproof.postgres.osuser import OsUser, can_reach, give_to
 from pgproof.postgres.temporary import temporary_directory
 
@@ -82,20 +83,22 @@ def forbid_start(data_dir: Path, user: OsUser | None) -> None:
     library that does not exist; a scratch server's own settings beat that.
     """
     auto_conf, parked = data_dir / _AUTO_CONF, data_dir / _PARKED
-    if auto_conf.exists():
-        auto_conf.replace(parked)
-    else:
-        _replace(parked, "", user)
-    failpoint("forbid.parked")
-    _replace(auto_conf, _FORBIDDEN, user)
-    sync_directory(data_dir)
+    with on_disk(data_dir):
+        if auto_conf.exists():
+            auto_conf.replace(parked)
+        else:
+            _replace(parked, "", user)
+        failpoint("forbid.parked")
+        _replace(auto_conf, _FORBIDDEN, user)
+        sync_directory(data_dir)
 
 
 def allow_start(data_dir: Path) -> None:
     """Put the cluster's own settings back: from now on it starts, even after a crash of this machine."""
-    (data_dir / _PARKED).replace(data_dir / _AUTO_CONF)
-    failpoint("allow.replaced")
-    sync_directory(data_dir)
+    with on_disk(data_dir):
+        (data_dir / _PARKED).replace(data_dir / _AUTO_CONF)
+        failpoint("allow.replaced")
+        sync_directory(data_dir)
 
 
 def sync_directory(path: Path) -> None:

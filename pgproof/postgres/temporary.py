@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pgproof.failpoints import failpoint
+from pgproof.postgres.disk_errors import TEMPORARY, on_disk
 from pgproof.postgres.osuser import OsUser, give_to
 
 _READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -25,20 +26,36 @@ def temporary_directory(kind: str, parent: Path, user: OsUser | None) -> Iterato
     """A directory in `parent` that only `user` (and root) can enter. `kind` is part of its name."""
     prefix = f"pgproof-{kind}-"
     _remove_abandoned(parent, prefix, user)
-    # It gets its final name only when it is locked, so that nobody takes it for abandoned.
-    path = Path(tempfile.mkdtemp(prefix=f".{prefix}", dir=parent))
-    failpoint("temporary.made")
-    lock = os.open(path, _READ_DIRECTORY)
+    with on_disk(parent, TEMPORARY):
+        path, lock = _locked_directory(prefix, parent)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path = path.rename(path.with_name(path.name[1:]))
-        give_to(user, path)
+        with on_disk(path, TEMPORARY):
+            give_to(user, path)
         failpoint("temporary.ready")
         yield path
         failpoint("temporary.ending")
+        with on_disk(path, TEMPORARY):
+            shutil.rmtree(path)
+    except BaseException:
+        # What went wrong first is what counts; the next run removes what cannot be removed now.
+        shutil.rmtree(path, ignore_errors=True)
+        raise
     finally:
-        shutil.rmtree(path)
         os.close(lock)
+
+
+def _locked_directory(prefix: str, parent: Path) -> tuple[Path, int]:
+    """A new directory and the lock on it. Until it is locked another run may remove it: then it is made again."""
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        failpoint("temporary.made")
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(path, _READ_DIRECTORY)
+            fcntl.flock(lock, fcntl.LOCK_EX)  # whoever removes it holds it until it is gone
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(lock)):
+                    return path, lock
+            os.close(lock)
 
 
 def _remove_abandoned(parent: Path, prefix: str, user: OsUser | None) -> None:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+# Packs may be larger, but are read in pieces.
+MAX_WHOLE = 512 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
@@ -30,7 +33,7 @@ class Bucket(Protocol):
         """Where this is, fit for messages."""
 
     def read(self, key: str) -> bytes:
-        """The whole object."""
+        """The whole object; DataError if it has more than MAX_WHOLE bytes."""
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """Exactly `length` bytes from `start`; DataError if the object ends before."""

@@ -28,8 +28,8 @@ def compress(data: Buffer, level: int | None) -> tuple[Codec, Buffer]:
     if level is None:
         return Codec.RAW, data
     packed = zstd_frame(data, level)
-    # Less than one part in 32 saved is not worth decompressing at the restore.
-    return (Codec.ZSTD, packed) if len(packed) < len(data) - len(data) // 32 else (Codec.RAW, data)
+    # Less than one part in 64 saved is not worth decompressing at the restore.
+    return (Codec.ZSTD, packed) if len(packed) < len(data) - len(data) // 64 else (Codec.RAW, data)
 
 
 def zstd_frame(data: Buffer, level: int = 3) -> bytes:

@@ -14,6 +14,7 @@ from pgproof.repository.packs import PackReader
 from pgproof.repository.repository import Repository
 
 _OPEN_PACKS = 8
+_LARGEST_WHOLE = 64 << 20
 
 
 class PackSource:
@@ -52,7 +53,11 @@ class Content:
         self._last: tuple[PackReader, int, bytes] | None = None
 
     def read(self, segment: Segment, entry: FileEntry, page_size: int) -> bytes:
-        """A whole file; only for small ones."""
+        """A whole file; only for small ones, so that a larger one is a DataError."""
+        if entry.size > _LARGEST_WHOLE:
+            raise DataError(
+                "a file is larger than it can be", file=printable(entry.path), bytes=entry.size
+            )
         return b"".join(data for _page, data in self.pages(segment, entry, page_size, 64))[: entry.size]
 
     def pages(

@@ -67,13 +67,16 @@ def batches(
     files: list[FileEntry] = []
     owners: dict[str, int] = {}
     tables: list[npt.NDArray[np.void]] = []
-    count = 0
+    count, last = 0, b""
     for ref in manifest.maps:
         try:
             segment = repository.segment(ref, manifest.block_size)
+            if segment.first <= last:
+                raise DataError("a map is not in order", key=repository.layout.map(ref.hash))
         except DataError as error:
             _report(damaged, error)
             continue
+        last = segment.files[-1].path
         numbers = np.array([owners.setdefault(owner, len(owners)) for owner in segment.owners] or [0], "<u4")
         runs = segment.runs
         lengths = [entry.run_end - entry.run_start for entry in segment.files]

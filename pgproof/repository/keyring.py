@@ -10,6 +10,7 @@ import binascii
 import hmac
 import json
 import os
+import threading
 import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,6 +30,8 @@ _RECOVERY_PREFIX = "PGP1-"
 _RECOVERY_LENGTH = 20
 # A slot and repository.json have some hundred bytes; they are read before anything is known of them.
 MAX_DESCRIPTION = 1 << 16
+# With several lanes OpenSSL takes threads from a pool, and two derivations at once wait in it for ever, or fail.
+_one_derivation = threading.Lock()
 _DEFAULT_KDF = {"name": "argon2id", "memory_kib": 65536, "iterations": 3, "lanes": 4}
 
 
@@ -163,13 +166,15 @@ def _kek(secret: str, kind: str, kdf: dict[str, Any]) -> bytes:
         if key is None:
             raise ValueError("not a recovery key")
         return HKDF(SHA256(), length=32, salt=salt, info=b"pgproof/1 recovery").derive(key)
-    return Argon2id(
+    derivation = Argon2id(
         salt=salt,
         length=32,
         iterations=kdf["iterations"],
         lanes=kdf["lanes"],
         memory_cost=kdf["memory_kib"],
-    ).derive(unicodedata.normalize("NFC", secret).encode())
+    )
+    with _one_derivation:
+        return derivation.derive(unicodedata.normalize("NFC", secret).encode())
 
 
 def _commitment(kek: bytes, digest: bytes, context: bytes) -> bytes:

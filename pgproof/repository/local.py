@@ -6,16 +6,17 @@ name, which makes the create conditional), and its folder is fsynced. Files are 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pgproof.errors import ConflictError, DataError, PreconditionError, TransientError
-from pgproof.repository.bucket import ObjectInfo
+from pgproof.repository.bucket import MAX_WHOLE, ObjectInfo
 from pgproof.repository.points import storage_point
 
 # A folder, or what would lie below an object, is no object either.
@@ -28,6 +29,8 @@ class LocalBucket:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        # Folders whose own names are durable, as far as this process has seen to it.
+        self._durable: set[Path] = set()
 
     @property
     def location(self) -> str:
@@ -36,14 +39,18 @@ class LocalBucket:
     def read(self, key: str) -> bytes:
         storage_point("read", key)
         try:
-            return self._path(key).read_bytes()
+            with os.fdopen(self._open(key), "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size > MAX_WHOLE:
+                    raise DataError("an object is too large to be one", key=key, size=size)
+                return file.read()
         except OSError as error:
             raise self._translated(error, key) from error
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         storage_point("read", key)
         try:
-            fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+            fd = self._open(key)
             try:
                 data = os.pread(fd, length, start)
                 while len(data) < length and (more := os.pread(fd, length - len(data), start + len(data))):
@@ -58,6 +65,14 @@ class LocalBucket:
             )
         return data
 
+    def _open(self, key: str) -> int:
+        # Without waiting for whoever should write to a named pipe.
+        fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise IsADirectoryError(errno.EISDIR, "not a file", key)
+        return fd
+
     def create(self, key: str, data: bytes) -> None:
         storage_point("create", key, "before")
         path = self._path(key)
@@ -65,15 +80,19 @@ class LocalBucket:
         try:
             self._stage(staged, data)
             storage_point("create", key, "staged")
+            taken = None
             try:
                 os.link(staged, path)
+            except FileExistsError as error:
+                taken = error
             finally:
                 staged.unlink(missing_ok=True)
+            # Also of a name that is taken: the winner may not have got as far as its fsync yet.
             fsync_folder(path.parent)
+            if taken:
+                raise taken
             storage_point("create", key, "after")
         except FileExistsError as error:
-            # The winner may not have got as far as its fsync yet.
-            fsync_folder(path.parent)
             raise ConflictError("an object of this name exists", key=key) from error
         except OSError as error:
             raise self._translated(error, key) from error
@@ -89,7 +108,9 @@ class LocalBucket:
                 if attempt == 9:
                     raise
             except OSError:
-                staged.unlink(missing_ok=True)
+                # What was wrong first is what the operator must know.
+                with contextlib.suppress(OSError):
+                    staged.unlink(missing_ok=True)
                 raise
 
     def head(self, key: str) -> ObjectInfo | None:
@@ -108,7 +129,7 @@ class LocalBucket:
         storage_point("list", prefix)
         folder = self._path(prefix.rstrip("/")) if prefix else self._root
         try:
-            yield from self._walk(folder, prefix)
+            yield from self._walk(folder, prefix, self._settle)
         except OSError as error:
             raise self._translated(error, prefix) from error
 
@@ -131,9 +152,12 @@ class LocalBucket:
             raise DataError("not a key of this repository", key=key)
         return self._root.joinpath(*parts)
 
-    def _walk(self, folder: Path, prefix: str) -> Iterator[ObjectInfo]:
+    def _walk(
+        self, folder: Path, prefix: str, when_read: Callable[[Path], None] = lambda _folder: None
+    ) -> Iterator[ObjectInfo]:
         try:
             entries = list(os.scandir(folder))
+            when_read(folder)
         except (FileNotFoundError, NotADirectoryError):
             if not self._root.is_dir():
                 raise
@@ -155,16 +179,39 @@ class LocalBucket:
         if not self._root.is_dir():
             # An unmounted disk must not get a fresh repository under its mount point.
             raise FileNotFoundError(errno.ENOENT, "the repository's directory is missing", str(self._root))
-        missing = []
-        while not folder.is_dir():
-            missing.append(folder)
-            folder = folder.parent
-        for new in reversed(missing):
-            new.mkdir(mode=0o700, exist_ok=True)
-            fsync_folder(new.parent)
+        for each in self._way_to(folder):
+            if each.is_dir() and each in self._durable:
+                continue
+            each.mkdir(mode=0o700, exist_ok=True)
+            # Also of a folder that is there: whoever made it may have died before its fsync, or not be there yet.
+            fsync_folder(each.parent)
+            self._durable.add(each)
+
+    def _settle(self, folder: Path) -> None:
+        """What was read in a folder outlives a power cut, as what an object store lists does.
+
+        A run that died between an object's link and its fsync leaves it visible, and the next run may build
+        on it. Folders below are not settled: a list of all backups must not wait for the disk a thousand times.
+        """
+        try:
+            for each in self._way_to(folder):
+                if each not in self._durable:
+                    fsync_folder(each.parent)
+                    self._durable.add(each)
+            fsync_folder(folder)
+        except OSError as error:
+            # A disk that cannot be written holds nothing that is not durable.
+            if error.errno not in (errno.EROFS, errno.EINVAL):
+                raise
+
+    def _way_to(self, folder: Path) -> Iterator[Path]:
+        """The folders below the root that lead to `folder`, which is the last."""
+        parts = folder.relative_to(self._root).parts
+        return (self._root.joinpath(*parts[: number + 1]) for number in range(len(parts)))
 
     def _remove_empty_folders(self, folder: Path) -> None:
         while folder != self._root:
+            self._durable.discard(folder)
             try:
                 folder.rmdir()
             except OSError:
@@ -200,14 +247,19 @@ class LocalBucket:
                 **disk_figures(self._root),
             )
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            owner = f"make it belong to the user who runs this (chown -R … {self._root}; chmod 700)"
+            writable = "mount it writable; a disk that failed may have become read-only: see the kernel's log"
             return PreconditionError(
                 "no permission in the repository's directory",
-                hint=f"make it belong to the user who runs this (chown -R … {self._root}; chmod 700)",
+                hint=writable if error.errno == errno.EROFS else owner,
                 key=key,
                 reason=error.strerror,
             )
         return TransientError(
-            "the repository's disk did not answer as it should", key=key, reason=error.strerror
+            "the repository's disk did not answer as it should",
+            hint="check the disk or mount (the kernel's log tells more), then run this again",
+            key=key,
+            reason=error.strerror,
         )
 
 
@@ -230,6 +282,15 @@ def _write_durably(path: Path, data: bytes) -> None:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(fd)
+
+
+def make_root(root: Path) -> None:
+    """Make a directory, with those above it that are missing, so that it outlives a power cut."""
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in root.parents:
+        # Who may not read a directory has not made anything in it either.
+        with contextlib.suppress(PermissionError):
+            fsync_folder(folder)
 
 
 def fsync_folder(folder: Path) -> None:

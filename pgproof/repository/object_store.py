@@ -1,75 +1,39 @@
-"""A bucket in S3 or whatever else obstore reaches; the only module that imports obstore."""
+"""A bucket in S3 or whatever else obstore reaches; the only module that calls obstore."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import random
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import obstore
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    NotFoundError,
-    PermissionDeniedError,
-    UnauthenticatedError,
-    UnknownConfigurationKeyError,
-)
+from obstore.exceptions import AlreadyExistsError
 from obstore.store import MemoryStore, ObjectStore, S3Store, from_url
 
-from pgproof.errors import (
-    ConflictError,
-    DataError,
-    EngineError,
-    PreconditionError,
-    TransientError,
-)
-from pgproof.repository.bucket import ObjectInfo
+from pgproof.errors import ConflictError, DataError, PreconditionError
+from pgproof.repository.bucket import MAX_WHOLE, ObjectInfo
 from pgproof.repository.points import storage_point
+from pgproof.repository.store_answers import (
+    ERRORS,
+    MISSING,
+    Missing,
+    Patience,
+    Unusable,
+    translated,
+    worth_repeating,
+)
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
 
 T = TypeVar("T")
 
-
-class _Unusable(Exception):
-    """An answer that does not fit the question."""
-
-
-class _Missing(DataError):
-    """Told apart here from damage."""
-
-
 # obstore types its settings as dictionaries of literals, which settings from outside are not.
 _NO_RETRY: Any = {"max_retries": 0}
 _CONNECT: Any = {"connect_timeout": timedelta(seconds=10)}
-
-# obstore raises Python's own error for a missing object, beside the one it documents.
-_MISSING = (NotFoundError, FileNotFoundError)
-_ERRORS = (BaseError, FileNotFoundError, _Unusable)
-# The operator's business at the first answer; and refusals that say what is wrong with the request.
-_FINAL = (PermissionDeniedError, UnauthenticatedError, UnknownConfigurationKeyError)
-_FINAL_STATUS = re.compile(r"status code: 4(?!08|09|29)\d\d")
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """A request is given up after `request` seconds, and a call after so many `tries`; none begins after
-    `total` seconds. Long enough for a store to restart, short enough that a run ends while somebody still looks."""
-
-    request: float = 120.0
-    tries: int = 9
-    total: float = 150.0
-
-    def pause(self, tried: int) -> float:
-        return float(min(10.0, 0.1 * 2**tried) * random.uniform(0.5, 1.0))
 
 
 class ObjectStoreBucket:
@@ -89,7 +53,13 @@ class ObjectStoreBucket:
 
     def read(self, key: str) -> bytes:
         storage_point("read", key)
-        return self._patiently(key, lambda: bytes(obstore.get(self._store, key).bytes()))
+        return self._patiently(key, lambda: self._whole(key))
+
+    def _whole(self, key: str) -> bytes:
+        found = obstore.get(self._store, key)
+        if found.meta["size"] > MAX_WHOLE:
+            raise DataError("an object is too large to be one", key=key, size=found.meta["size"])
+        return bytes(found.bytes())
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         storage_point("read", key)
@@ -99,15 +69,15 @@ class ObjectStoreBucket:
         def read() -> bytes:
             try:
                 data = bytes(obstore.get_range(self._store, key, start=start, length=length))
-            except _MISSING:
+            except MISSING:
                 raise
-            except _ERRORS as error:
+            except ERRORS as error:
                 # A range that begins behind the end is refused in as many words as there are stores.
                 if "range" not in str(error).lower() or self._size(key) >= start + length:
                     raise
                 data = b""
             if len(data) != length and self._size(key) >= start + length:
-                raise _Unusable(f"{len(data)} bytes came instead of {length}")
+                raise Unusable(f"{len(data)} bytes came instead of {length}")
             return data
 
         data = self._patiently(key, read)
@@ -131,9 +101,9 @@ class ObjectStoreBucket:
                 if doubtful and bytes(obstore.get(self._store, key).bytes()) == data:
                     return
                 raise ConflictError("an object of this name exists", key=key) from error
-            except _MISSING as error:
-                raise _Unusable(str(error)) from error
-            except _ERRORS:
+            except MISSING as error:
+                raise Unusable(str(error)) from error
+            except ERRORS:
                 doubtful = True
                 raise
 
@@ -144,7 +114,7 @@ class ObjectStoreBucket:
         storage_point("head", key)
         try:
             found = self._patiently(key, lambda: obstore.head(self._store, key))
-        except _Missing:
+        except Missing:
             return None
         return ObjectInfo(key, found["size"], found["last_modified"])
 
@@ -164,7 +134,7 @@ class ObjectStoreBucket:
 
     def delete(self, key: str) -> None:
         storage_point("delete", key, "before")
-        with contextlib.suppress(_Missing):
+        with contextlib.suppress(Missing):
             self._patiently(key, lambda: obstore.delete(self._store, key))
         storage_point("delete", key, "after")
 
@@ -181,10 +151,10 @@ class ObjectStoreBucket:
                         obstore.list(self._store, prefix or None, offset=last or None, chunk_size=1000)
                     )
                 return next(stream, None)
-            except _ERRORS as error:
+            except ERRORS as error:
                 stream = None
                 if not ascending:
-                    raise self._translated(error, prefix) from error
+                    raise translated(error, self._location, prefix) from error
                 raise
 
         while (found := self._patiently(prefix, chunk)) is not None:
@@ -200,80 +170,28 @@ class ObjectStoreBucket:
             pause = self._patience.pause(tried)
             try:
                 return call()
-            except _ERRORS as error:
+            except ERRORS as error:
                 late = time.monotonic() - begun + pause > self._patience.total
                 if (
                     late
                     or tried + 1 >= self._patience.tries
-                    or not _worth_repeating(error)
-                    or (missing and isinstance(error, _MISSING))
+                    or not worth_repeating(error)
+                    or (missing and isinstance(error, MISSING))
                 ):
-                    raise self._translated(error, key) from error
-                missing = isinstance(error, _MISSING)
+                    raise translated(error, self._location, key) from error
+                missing = isinstance(error, MISSING)
             time.sleep(pause)
         raise AssertionError("not reached")
 
     def _exists(self, key: str) -> bool:
         try:
             obstore.head(self._store, key)
-        except _MISSING:
+        except MISSING:
             return False
         return True
 
     def _size(self, key: str) -> int:
         return obstore.head(self._store, key)["size"]
-
-    def _translated(self, error: Exception, key: str) -> EngineError:
-        if isinstance(error, _MISSING) and not _no_bucket(error):
-            return _Missing("an object is missing", key=key)
-        if _no_bucket(error):
-            return PreconditionError(
-                "the bucket does not exist",
-                hint="create it, or correct its name, region or endpoint",
-                location=self._location,
-            )
-        text = str(error)
-        if "RequestTimeTooSkewed" in text:
-            return PreconditionError(
-                "the object store's clock differs from this machine's by too much",
-                hint="set this machine's clock (NTP), then run it again",
-                location=self._location,
-            )
-        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or any(
-            word in text for word in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
-        ):
-            return PreconditionError(
-                "the object store refused the request",
-                hint="check the access key and secret, and that they may list, read, create and delete here",
-                location=self._location,
-                key=key,
-            )
-        if isinstance(error, UnknownConfigurationKeyError):
-            return PreconditionError("unknown object store setting", hint="check s3_options", reason=text)
-        return TransientError(
-            "the object store did not answer",
-            hint="check the endpoint and the network, then run it again; nothing was half stored",
-            location=self._location,
-            key=key,
-            reason=_first_line(text),
-        )
-
-
-def _worth_repeating(error: Exception) -> bool:
-    text = str(error)
-    if isinstance(error, _FINAL) or _no_bucket(error):
-        return False
-    # AlreadyExists and missing objects are told by the status, too. "RequestTimeout" comes as 400.
-    expected = isinstance(error, (AlreadyExistsError, *_MISSING)) or "RequestTimeout" in text
-    return expected or _FINAL_STATUS.search(text) is None
-
-
-def _no_bucket(error: Exception) -> bool:
-    return "NoSuchBucket" in str(error)
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0][:300] if text.strip() else ""
 
 
 def s3_bucket(
@@ -285,12 +203,14 @@ def s3_bucket(
     access_key_id: str | None = None,
     secret_access_key: str | None = None,
     options: Mapping[str, str] | None = None,
-    patience: Patience = Patience(),
+    patience: Patience | None = None,
 ) -> ObjectStoreBucket:
     """A bucket on S3 or a compatible store; `options` are obstore's, among them `timeout`.
 
-    Without keys, boto3's credential chain provides and
-    refreshes them (environment, profile, instance or container role)."""
+    Without keys, boto3's credential chain provides and refreshes them (environment, profile, instance or
+    container role).
+    """
+    patience = patience or Patience()
     settings: Any = {"disable_bulk_delete": True, **(options or {})}
     if endpoint:
         settings["endpoint"] = endpoint
@@ -332,7 +252,7 @@ def url_bucket(url: str) -> ObjectStoreBucket:
     try:
         client: Any = {**_CONNECT, "timeout": timedelta(seconds=Patience().request)}
         store = from_url(url, retry_config=_NO_RETRY, client_options=client)
-    except (*_ERRORS, ValueError) as error:
+    except (*ERRORS, ValueError) as error:
         raise PreconditionError(
             "not a repository address",
             hint="use a directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix",

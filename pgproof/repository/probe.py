@@ -45,9 +45,18 @@ def _timed(name: str, attempt: Callable[[], str]) -> Check:
     return Check(name, not problem, problem, hint, time.monotonic() - start)
 
 
+def _create(bucket: Bucket, key: str, data: bytes) -> None:
+    """Create what nobody else makes: a conflict with equal bytes is a create of ours that was taken twice."""
+    try:
+        bucket.create(key, data)
+    except ConflictError:
+        if bucket.read(key) != data:
+            raise
+
+
 def _round_trip(bucket: Bucket, prefix: str) -> str:
     data = secrets.token_bytes(100_000)
-    bucket.create(f"{prefix}data", data)
+    _create(bucket, f"{prefix}data", data)
     if bucket.read(f"{prefix}data") != data:
         return "the object read back differs from the one written"
     if bucket.read_range(f"{prefix}data", 70_000, 20_000) != data[70_000:90_000]:
@@ -57,7 +66,7 @@ def _round_trip(bucket: Bucket, prefix: str) -> str:
 
 
 def _create_once(bucket: Bucket, prefix: str) -> str:
-    bucket.create(f"{prefix}once", b"first")
+    _create(bucket, f"{prefix}once", b"first")
     try:
         bucket.create(f"{prefix}once", b"second")
     except ConflictError:
@@ -95,7 +104,7 @@ def store_answers(bucket: Bucket) -> Check:
     start = time.monotonic()
     try:
         data = secrets.token_bytes(64)
-        bucket.create(key, data)
+        _create(bucket, key, data)
         same = bucket.read(key) == data
         bucket.delete(key)
     except EngineError as error:

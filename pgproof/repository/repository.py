@@ -181,20 +181,26 @@ class Repository:
             raise DataError("a WAL segment is missing", key=key)
         return self._pack(Kind.WAL, key, info)
 
-    # damaged here, whole in the mirror
+    # damaged here, whole in the mirror or at a second look
 
     def _whole(self, read: Callable[[Bucket], T]) -> T:
         """What `read` makes of the first copy that is not damaged."""
+        return self._first_whole(lambda: read(self.bucket), lambda: read(self._other))
+
+    @property
+    def _other(self) -> Bucket:
+        """Where to look once more: without a mirror at the same place, because bytes are also lost on their way."""
+        return self.bucket if self.mirror is None else self.mirror
+
+    def _first_whole(self, first: Callable[[], T], second: Callable[[], T]) -> T:
         try:
-            return read(self.bucket)
+            return first()
         except DataError as damage:
-            if self.mirror is None:
-                raise
             try:
-                found = read(self.mirror)
+                found = second()
             except EngineError:
                 raise damage from None
-            _log.warning("the mirror's copy of an object was used: %s", damage)
+            _log.warning("an object was read wrong, and then right from %s: %s", self._other.location, damage)
             return found
 
     def _pack(self, kind: Kind, context: str, info: ObjectInfo) -> PackReader:
@@ -206,17 +212,10 @@ class Repository:
 
             return PackReader(self.key, kind, context, size, read, elsewhere)
 
-        mirror = self.mirror
-        if mirror is None:
-            return opened(self.bucket, info.size)
-
-        def mirrored() -> PackReader:
-            there = mirror.head(info.key)
+        def again() -> PackReader:
+            there = self._other.head(info.key)
             if there is None:
                 raise DataError("an object is missing", key=info.key)
-            return opened(mirror, there.size)
+            return opened(self._other, there.size)
 
-        def either(bucket: Bucket) -> PackReader:
-            return mirrored() if bucket is mirror else opened(bucket, info.size, mirrored)
-
-        return self._whole(either)
+        return self._first_whole(lambda: opened(self.bucket, info.size, again), again)

@@ -30,6 +30,7 @@ import hmac
 import json
 import os
 import re
+import shlex
 import struct
 import sys
 import unicodedata
@@ -112,6 +113,7 @@ class Repository:
 
     def __init__(self, root: Path, cluster: str, unencrypted: bool) -> None:
         self.root, self.place = root, f"clusters/{cluster}"
+        self.packs: dict[str, dict[str, str]] = {}
         if not (root / "repository.json").is_file():
             raise Stop(f"{root} is no repository: it has no repository.json")
         with reading("repository.json"):
@@ -211,13 +213,15 @@ class Repository:
 
     def pack(self, owner: str, number: int) -> Pack:
         context = f"{self.place}/packs/{owner}/{number:08d}"
-        with reading(f"pack {number} of {owner}"):
-            need(BACKUP_ID.match(owner) is not None, "no such owner")
-            names = sorted((self.root / self.place / "packs" / owner).glob(f"{number:08d}-*"))
-            need(len(names) < 2, "there are two")
-        if not names:
+        if owner not in self.packs:
+            with reading(f"{self.place}/packs/{owner}"):
+                need(BACKUP_ID.match(owner) is not None, "no such backup")
+                names = [path.name for path in (self.root / self.place / "packs" / owner).iterdir()]
+                self.packs[owner] = {name[:8]: name[8:] for name in names}
+                need(len(self.packs[owner]) == len(names), "two packs have the same number")
+        if f"{number:08d}" not in self.packs[owner]:
             raise Stop(f"{context}-* is missing")
-        return Pack(self, f"{context}{names[0].name[8:]}", PACK, context)
+        return Pack(self, context + self.packs[owner][f"{number:08d}"], PACK, context)
 
 
 def checked_json(data: bytes) -> dict[str, Any]:
@@ -540,12 +544,12 @@ def restore(repository: Repository, manifest: dict[str, Any], target: Target) ->
     target.finish()
     print(f"""
 The files are complete. Before you start the server:
-  1. Give them to its user, for example: chown -R postgres {" ".join(map(str, target.roots))}
+  1. Give them to its user, for example: chown -R postgres {shlex.join(map(str, target.roots))}
   2. Look at postgresql.conf and postgresql.auto.conf: they are those of the old server (port, primary_conninfo,
      shared_preload_libraries), with archiving turned off at the end of the latter.
   3. A tablespace that was created while the backup ran will be written to where it was.
 Then start PostgreSQL {manifest["server_version"]}, or another minor release of it, as that user:
-     pg_ctl -D {target.root} start
+     pg_ctl -D {shlex.quote(str(target.root))} start
 It recovers to the end of the backup ({manifest["stop_lsn"]}) and opens.""")
 
 

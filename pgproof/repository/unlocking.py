@@ -10,7 +10,7 @@ from datetime import datetime
 from pgproof.errors import ConflictError, DataError, PreconditionError
 from pgproof.failpoints import failpoint
 from pgproof.repository import keyring, layout
-from pgproof.repository.bucket import Bucket
+from pgproof.repository.bucket import Bucket, ObjectInfo
 from pgproof.repository.keyring import KeySlot
 from pgproof.repository.sealing import FORMAT_VERSION, RepositoryKey, Suite, unencrypted_key
 
@@ -73,7 +73,15 @@ def unlock(bucket: Bucket, secret: str | None, encrypted: bool) -> Unlocked:
 
     Raises PreconditionError if there is no repository, if it is not encrypted although `encrypted` is
     expected, if the secret is missing or opens no slot. An encrypted one opens whatever is expected.
+    DataError for damage that was read twice: what came wrong once may have been turned on its way.
     """
+    try:
+        return _unlock(bucket, secret, encrypted)
+    except DataError:
+        return _unlock(bucket, secret, encrypted)
+
+
+def _unlock(bucket: Bucket, secret: str | None, encrypted: bool) -> Unlocked:
     repository_json = read_description(bucket)
     repository_id, suite = _parse(repository_json)
     failpoint("unlock.described")
@@ -90,9 +98,10 @@ def unlock(bucket: Bucket, secret: str | None, encrypted: bool) -> Unlocked:
             "this repository is encrypted and no passphrase is given", hint=NO_PASSPHRASE_HINT
         )
     damaged: list[DataError] = []
-    for key in _slot_keys(bucket):
+    for info in _slots(bucket):
+        key = info.key
         try:
-            data = bucket.read(key)
+            data = _read_small(bucket, info)
             if _describe(repository_json, key, data) is None:
                 continue
             master = keyring.open_slot(repository_json, data, secret)
@@ -118,7 +127,7 @@ def unlock(bucket: Bucket, secret: str | None, encrypted: bool) -> Unlocked:
 
 def list_slots(bucket: Bucket) -> list[KeySlot]:
     repository_json = _checked_description(bucket)
-    slots = [_describe(repository_json, key, bucket.read(key)) for key in _slot_keys(bucket)]
+    slots = [_describe(repository_json, info.key, _read_small(bucket, info)) for info in _slots(bucket)]
     return sorted((slot for slot in slots if slot is not None), key=lambda slot: slot.created_at)
 
 
@@ -160,7 +169,8 @@ def refuse_removal(bucket: Bucket, slot_id: str) -> None:
 
 
 def read_description(bucket: Bucket) -> bytes:
-    if bucket.head(layout.REPOSITORY) is None:
+    info = bucket.head(layout.REPOSITORY)
+    if info is None:
         # A missing bucket or directory is told apart only by a list: HEAD answers both alike.
         next(iter(bucket.list("")), None)
         raise PreconditionError(
@@ -168,7 +178,14 @@ def read_description(bucket: Bucket) -> bytes:
             hint="check the directory, mount or bucket; for a new repository run `pgproof init`",
             location=bucket.location,
         )
-    return bucket.read(layout.REPOSITORY)
+    return _read_small(bucket, info)
+
+
+def _read_small(bucket: Bucket, info: ObjectInfo) -> bytes:
+    """Descriptions and slots are read before anything is known of them, so never more than they can be."""
+    if info.size > keyring.MAX_DESCRIPTION:
+        raise DataError("an object is too large to be one", key=info.key, size=info.size)
+    return bucket.read(info.key)
 
 
 def repository_id_of(repository_json: bytes) -> bytes:
@@ -185,9 +202,9 @@ def _checked_description(bucket: Bucket) -> bytes:
 def damaged_slots(bucket: Bucket) -> list[DataError]:
     """Every slot that is not what was stored, whether or not our own opens."""
     repository_json, found = _checked_description(bucket), []
-    for key in _slot_keys(bucket):
+    for info in _slots(bucket):
         try:
-            _describe(repository_json, key, bucket.read(key))
+            _describe(repository_json, info.key, _read_small(bucket, info))
         except DataError as error:
             found.append(error)
     return found
@@ -203,8 +220,8 @@ def _describe(repository_json: bytes, key: str, data: bytes) -> KeySlot | None:
     return slot
 
 
-def _slot_keys(bucket: Bucket) -> list[str]:
-    return sorted(info.key for info in bucket.list(layout.KEYS))
+def _slots(bucket: Bucket) -> list[ObjectInfo]:
+    return sorted(bucket.list(layout.KEYS), key=lambda info: info.key)
 
 
 def _parse(repository_json: bytes) -> tuple[bytes, Suite]:

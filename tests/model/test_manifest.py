@@ -63,7 +63,13 @@ def manifests(draw: st.DrawFn) -> Manifest:
             draw(st.lists(st.builds(MapRef, hashes, st.binary(), counts, counts, counts), max_size=3))
         ),
         packs=draw(st.dictionaries(ids, st.binary(max_size=5), max_size=3)),
-        tablespaces=tuple(draw(st.lists(st.builds(Tablespace, counts, st.binary(), counts), max_size=2, unique_by=lambda t: t.oid))),
+        tablespaces=tuple(
+            draw(
+                st.lists(
+                    st.builds(Tablespace, counts, st.binary(), counts), max_size=2, unique_by=lambda t: t.oid
+                )
+            )
+        ),
         external_config=tuple(
             draw(st.lists(st.builds(ExternalConfig, texts, texts, st.none() | st.binary()), max_size=2))
         ),

@@ -80,7 +80,7 @@ def test_staging_files_of_the_dead_are_in_nobodys_way(source: Cluster, work_dir:
     assert run_armed("bucket.create.staged@3=kill", back_up, source.config(), config) == KILLED
     repository = open_repository(config)
     staged = [path for path in (work_dir / "repo").rglob("*") if path.name.startswith(".staging-")]
-    assert len(staged) == 1
+    assert staged  # another thread may be in the middle of one as well
     assert not any(".staging" in info.key for info in repository.bucket.list(""))
     assert whole(config, back_up(source.config(), config))
 

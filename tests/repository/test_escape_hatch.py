@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import re
 import subprocess
@@ -107,9 +108,9 @@ def _source(major: int, encryption: bool) -> Iterator[Source]:
     recovery_key = init_repository(config).recovery_key
     with Cluster(major, outside_config=not encryption, initdb_args=("--wal-segsize=4",)) as cluster:
         awkward = make_awkward(cluster, place)
-        # Without compression and with a small first part, the backup has packs of an interrupted run as well.
+        # Without compression, the backup has packs of an interrupted run as well.
         config = replace(config, compression=False)
-        assert run_armed("pack.full@2=kill", back_up, cluster.config(), config) == -9
+        assert run_armed("pack.stored=kill", back_up, cluster.config(), config) == -9
         before = fingerprint(cluster.connect)
         with Ledger(clients=2).start(cluster) as ledger:
             ledger.wait_for(20)
@@ -148,12 +149,11 @@ def test_a_server_starts_on_what_it_restored(
             "pg_hba.conf",
             "pg_ident.conf",
         ]
-        # Its own minimal pg_hba.conf lets in nobody but peers; the test is another user.
-        with (work_dir / "data" / "pg_hba.conf").open("a") as hba:
-            hba.write("local all all trust\n")
+        # What it writes lets in nobody but peers, and the test is another user.
+        assert (work_dir / "data" / "pg_hba.conf").read_text() == "local all all peer\n"
         (work_dir / "data" / "pg_hba.conf").write_text("local all all trust\n")
     with Cluster.adopt(work_dir / "data", source.cluster.major) as restored:
-        machine.wait_until(lambda: restored.psql("SELECT pg_is_in_recovery()") == "f", "the end of recovery")
+        machine.wait_until(lambda: _is_open(restored), "the end of recovery")
         assert restored.psql("SHOW archive_mode") == "off"
         assert restored.psql("SELECT pg_walfile_name(pg_current_wal_lsn())").startswith("00000002")
         for name, place in source.awkward.tablespaces.items():
@@ -195,6 +195,13 @@ def test_it_writes_the_same_files_as_our_restore(encrypted: Source, hatch: Hatch
         assert ours.pop(differs) and theirs.pop(differs)
     assert theirs == ours
     assert len(ours) > 5000
+
+
+def _is_open(server: Cluster) -> bool:
+    """While it recovers, a server answers that it does, or refuses."""
+    with contextlib.suppress(RuntimeError):
+        return server.psql("SELECT pg_is_in_recovery()") == "f"
+    return False
 
 
 def _tree(root: Path) -> dict[str, tuple[int, str]]:
@@ -245,20 +252,22 @@ def test_damage_stops_it_before_there_is_anything_to_start(
     encrypted: Source, hatch: Hatch, work_dir: Path, what: str
 ) -> None:
     place = encrypted.root / "clusters" / "shop"
-    packs = sorted((place / "packs").rglob("*-*-*/*"))
+    manifest = find_backup(open_repository(encrypted.config), encrypted.backup.backup_id)
+    segment = manifest.wal_segments[0]
+    packs = sorted((place / "packs" / manifest.backup_id).iterdir())
     victim = {
         "manifest": place / "backups" / encrypted.backup.backup_id / "manifest",
         "map": max((place / "maps").iterdir(), key=lambda path: path.stat().st_size),
-        "WAL": next(path for path in sorted((place / "wal").rglob("*")) if path.is_file()),
+        "WAL": place / "wal" / f"{segment.timeline:08X}" / segment.name,
         "repository.json": encrypted.root / "repository.json",
-    }.get(what, packs[-1])
+    }.get(what, packs[0])
     moves = [f"--tablespace={old}={work_dir / old.name}" for old in encrypted.awkward.tablespaces.values()]
     with put_back(encrypted.root):
         content = victim.read_bytes()
         if what == "missing pack":
             victim.unlink()
         elif what == "swap":
-            replace_file(victim, packs[0].read_bytes())
+            replace_file(victim, packs[1].read_bytes())
         else:
             replace_file(victim, flip_bit(content, len(content) // 2))
         said = hatch(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -245,3 +247,20 @@ def test_a_damaged_slot_is_in_nobody_elses_way(bucket: Bucket) -> None:
     assert unlock(bucket, recovery_key, True).key
     with pytest.raises(DataError, match=f"keys/{passphrase.slot_id}"):
         unlock(bucket, "first", True)
+
+
+def test_passphrases_open_in_several_threads_at_once() -> None:
+    """In a process of its own: OpenSSL's derivations once waited for each other's threads, for ever."""
+    program = """
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pgproof.repository.keyring import PASSPHRASE, make_slot, open_slot
+import json
+import subprocess
+import sys
+repository, master = json.dumps({"repository_id": "0" * 32}).encode(), bytes(32)
+slot = make_slot(repository, master, "secret", PASSPHRASE, datetime.now(UTC))[1]
+with ThreadPoolExecutor(4) as pool:
+    assert set(pool.map(lambda _: open_slot(repository, slot, "secret"), range(8))) == {master}
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)

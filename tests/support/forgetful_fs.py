@@ -30,7 +30,8 @@ _forks = multiprocessing.get_context("forkserver")  # whose modules tests.suppor
 
 # What a rule can name, beside "read".
 CHANGES = frozenset(
-    "create mkdir symlink link unlink rmdir rename write truncate attributes allocate fsync fsyncdir syncfs".split()
+    {"create", "mkdir", "symlink", "link", "unlink", "rmdir", "rename"}
+    | {"write", "truncate", "attributes", "allocate", "fsync", "fsyncdir", "syncfs"}
 )
 
 
@@ -40,11 +41,16 @@ class ForgetfulDisk:
     path: Path
     events: Connection
 
+    def __init__(self, *, one_journal: bool = False) -> None:
+        self._one_journal = one_journal
+
     def __enter__(self) -> Self:
         self.path = machine.new_dir("forgetful")
         self._control, theirs = Pipe()
         self.events, their_events = Pipe()
-        self._process = _forks.Process(target=serve, args=(self.path, theirs, their_events), daemon=True)
+        self._process = _forks.Process(
+            target=serve, args=(self.path, theirs, their_events, self._one_journal), daemon=True
+        )
         self._process.start()
         theirs.close()
         their_events.close()
@@ -63,16 +69,23 @@ class ForgetfulDisk:
         """Replace the rules; they begin to count now."""
         self._order("rules", list(rules))
 
+    def hits(self) -> int:
+        """How many calls a rule has stopped since `arm`."""
+        return int(self._order("hits"))
+
     def trace(self) -> list[tuple[str, str]]:
         """The changes and syncs since the last time this was asked, each with its path."""
         return list(self._order("trace"))
 
+    def sync(self) -> None:
+        """All that is there is durable."""
+        self._order("sync")
+
     def cut(self) -> None:
         """Cut the power, unless it is off already."""
-        if not self.is_off:
+        if not self.is_off():
             self._order("cut")
 
-    @property
     def is_off(self) -> bool:
         return self.events.poll()
 

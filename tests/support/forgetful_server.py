@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from tests.support import fuse_wire
 from tests.support.forgetful_tree import Attributes, Inode, Tree
@@ -54,16 +53,17 @@ class Rule:
 class Server:
     """Serves one mount point until `control` is closed, whatever happens to who holds its other end."""
 
-    def __init__(self, place: Path, control: Connection, events: Connection) -> None:
+    def __init__(self, place: Path, control: Connection, events: Connection, one_journal: bool) -> None:
         self._place = place
         self._control = control
         self._events = events
-        self._tree = Tree()
+        self._tree = Tree(one_journal)
         self._device = Device(place)
         self._handles: dict[int, list[tuple[bytes, Inode]]] = {}
         self._handle = 0
         self._rules: list[Rule] = []
         self._trace: list[tuple[str, str]] = []
+        self._hits = 0
         self._off = self._read_only = False
         self._calls: dict[int, Callable[[Request, Inode], bytes | memoryview]] = {
             Op.LOOKUP: self._lookup, Op.GETATTR: self._getattr, Op.SETATTR: self._setattr,
@@ -98,7 +98,10 @@ class Server:
     # orders
 
     def order_rules(self, rules: list[Rule]) -> None:
-        self._rules = rules
+        self._rules, self._hits = rules, 0
+
+    def order_hits(self) -> int:
+        return self._hits
 
     def order_trace(self) -> list[tuple[str, str]]:
         """The changes and syncs since the last time this was asked."""
@@ -107,6 +110,9 @@ class Server:
 
     def order_repair(self) -> None:
         self._rules, self._read_only = [], False
+
+    def order_sync(self) -> None:
+        self._tree.sync_all()
 
     def order_cut(self) -> None:
         self._cut()
@@ -146,6 +152,7 @@ class Server:
         for rule in self._rules:
             if not rule.applies(op, path):
                 continue
+            self._hits += 1
             if rule.error is None:
                 self._cut()
                 raise OSError(errno.EIO, "")
@@ -170,9 +177,24 @@ class Server:
         return fuse_wire.attributes_answer(inode)
 
     def _setattr(self, request: Request, inode: Inode) -> bytes:
-        valid, _pad, _fh, size, _owner, _at, mtime, _ct, _an, nanoseconds, _cn, mode, _unused, uid, gid, _u = (
-            request.unpack("<IIQQQQQQIIIIIIII")
-        )
+        (
+            valid,
+            _pad,
+            _fh,
+            size,
+            _owner,
+            _at,
+            mtime,
+            _ct,
+            _an,
+            nanoseconds,
+            _cn,
+            mode,
+            _unused,
+            uid,
+            gid,
+            _u,
+        ) = request.unpack("<IIQQQQQQIIIIIIII")
         if valid & _SET_SIZE:
             self._gate("truncate", inode.path)
             self._tree.resize(inode, size)
@@ -197,15 +219,15 @@ class Server:
 
     def _mknod(self, request: Request, folder: Inode) -> bytes:
         mode, name = request.unpack("<I")[0], request.names(16)[0]
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EPERM, "")
         return self._made("create", folder, name, (mode, request.uid, request.gid))
 
     def _mkdir(self, request: Request, folder: Inode) -> bytes:
         mode, name = stat.S_IFDIR | request.unpack("<I")[0], request.names(8)[0]
         return self._made("mkdir", folder, name, (mode, request.uid, request.gid))
 
-    def _made(self, op: str, folder: Inode, name: bytes, attributes: Attributes, target: bytes = b"") -> bytes:
+    def _made(
+        self, op: str, folder: Inode, name: bytes, attributes: Attributes, target: bytes = b""
+    ) -> bytes:
         self._gate_name(op, folder, name)
         return fuse_wire.entry_answer(self._tree.make(folder, name, attributes, target))
 
@@ -308,10 +330,10 @@ class Server:
         return b""
 
 
-def serve(place: Path, control: Connection, events: Connection) -> None:
+def serve(place: Path, control: Connection, events: Connection, one_journal: bool) -> None:
     """What the child process does; it says on `events` when the mount is there."""
     signal.signal(signal.SIGTERM, _end)
-    server = Server(place, control, events)
+    server = Server(place, control, events, one_journal)
     events.send("mounted")
     server.serve()
 

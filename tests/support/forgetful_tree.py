@@ -6,7 +6,9 @@ What is durable, at worst within POSIX and as ext4 and xfs may do it:
   some blocks survive. What an fsync failed to write is gone: a later fsync that succeeds does not bring it.
 - an entry of a directory once that directory was fsynced. Changes since then survive each by itself, or up to
   some moment, as a journal keeps them; a rename survives whole or not at all.
-- an fsync of a file says nothing of its name, and an fsync of a directory nothing of the files in it.
+- an fsync of a file says nothing of its name, and an fsync of a directory nothing of the files in it. With
+  `one_journal` any fsync also takes along every change of directories before it, as ext4 and xfs happen to do;
+  PostgreSQL relies on that for the files of new tables, our own code must not.
 """
 
 from __future__ import annotations
@@ -72,7 +74,8 @@ class _Change:
 class Tree:
     """Calls raise OSError as a file system would; `after_cut` tells what is left without the unsynced."""
 
-    def __init__(self) -> None:
+    def __init__(self, one_journal: bool = False) -> None:
+        self._one_journal = one_journal
         self._number = 1
         self.root = Inode(1, (stat.S_IFDIR | 0o755, 0, 0))
         self.inodes = {1: self.root}
@@ -141,6 +144,9 @@ class Tree:
     def sync(self, inode: Inode) -> None:
         """fsync of a file or of a directory."""
         inode.synced_attributes = inode.attributes
+        if self._one_journal:
+            for folder in {where for change in self._pending for where, _name, _inode in change.entries}:
+                self._sync_entries(folder)
         if inode.is_directory:
             self._sync_entries(inode)
         elif inode.dirty and inode.lost:
@@ -163,7 +169,7 @@ class Tree:
 
     def after_cut(self, chance: random.Random) -> Tree:
         """The tree that is found when the power comes back."""
-        left = Tree()
+        left = Tree(self._one_journal)
         entries = self._entries_left(chance)
         made = {self.root: left.root}
         left.root.attributes = chance.choice([self.root.synced_attributes, self.root.attributes])
@@ -178,11 +184,13 @@ class Tree:
                 attributes = chance.choice([inode.synced_attributes, inode.attributes])
                 copy = made[inode] = left.make(made[folder], name, attributes, inode.target)
                 copy.modified = inode.modified
-                copy.data = bytearray(_content_left(inode, chance))
-                copy.dirty = True
+                copy.synced = _content_left(inode, chance)
+                copy.data = bytearray(copy.synced)
                 if inode.is_directory:
                     waiting.append(inode)
-        left.sync_all()
+            made[folder].synced_entries = dict(made[folder].entries)
+        left.root.synced_attributes = left.root.attributes
+        left._pending.clear()
         return left
 
     def _entries_left(self, chance: random.Random) -> dict[Inode, dict[bytes, Inode]]:
@@ -199,7 +207,9 @@ class Tree:
         return found
 
     def _sync_entries(self, folder: Inode) -> None:
-        done = [change for change in self._pending if any(where is folder for where, _n, _i in change.entries)]
+        done = [
+            change for change in self._pending if any(where is folder for where, _n, _i in change.entries)
+        ]
         if not done:
             return
         self._pending = [change for change in self._pending if change not in done]

@@ -5,6 +5,7 @@ Only what a file system of our own needs (include/uapi/linux/fuse.h); no thread,
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import struct
@@ -101,10 +102,8 @@ class Device:
 
     def answer(self, request: Request, content: bytes | bytearray | memoryview = b"", error: int = 0) -> None:
         parts = [_ANSWER.pack(_ANSWER.size + len(content), -error, request.unique), content]
-        try:
+        with contextlib.suppress(FileNotFoundError):  # the caller was killed while it waited
             os.writev(self._fd, parts)
-        except FileNotFoundError:
-            pass  # the caller was killed while it waited
 
     def close(self) -> None:
         """Unmount at once; whoever still has something open there gets errors."""

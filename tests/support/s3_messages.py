@@ -102,7 +102,10 @@ async def forward(request: Request, host: str, port: int) -> Response:
         # No header of the connection is ever signed.
         writer.write(request.head[:-2] + b"Connection: close\r\n\r\n" + request.body)
         await writer.drain()
-        return Response.parse(await reader.read())
+        answer = Response.parse(await reader.read())
+        if request.verb != "HEAD" and len(answer.body) != int(answer.header("content-length") or 0):
+            raise ConnectionError("the server closed the connection within its answer")
+        return answer
     finally:
         writer.close()
 
@@ -122,9 +125,12 @@ def _header(head: bytes, name: bytes) -> bytes:
 
 def _unchunked(body: bytes) -> bytes:
     found = bytearray()
-    while body:
-        size, _end, rest = body.partition(b"\r\n")
+    while True:
+        size, end, rest = body.partition(b"\r\n")
+        if not end:
+            raise ConnectionError("the server closed the connection within its answer")
         length = int(size.split(b";")[0], 16)
+        if not length:
+            return bytes(found)
         found += rest[:length]
-        body = rest[length + 2 :] if length else b""
-    return bytes(found)
+        body = rest[length + 2 :]

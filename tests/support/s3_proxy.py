@@ -18,12 +18,14 @@ import threading
 from collections import Counter
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import obstore
+from blake3 import blake3
 
 from tests.support.s3 import S3Server
 from tests.support.s3_messages import Request, Response, forward, shifted
@@ -131,15 +133,19 @@ class S3Proxy:
     def __init__(self, server: S3Server, bucket: str, *, seed: int = 0, delay: float = 0.2) -> None:
         parts = urlsplit(server.endpoint)
         self._upstream = parts.hostname or "", parts.port or 0
+        self.bucket = bucket
         self._store = server.store(bucket)
         self._chance = random.Random(f"{seed} proxy")
         self._delay = delay
         self._state = _State()
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.StreamWriter] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="s3-proxy", daemon=True)
         self.requests: Counter[str] = Counter()
         self.faults: Counter[tuple[str, str]] = Counter()
+        # What the server itself acknowledged to have stored: when, and the hash of the bytes.
+        self.acknowledged: dict[str, tuple[datetime, str]] = {}
         self.endpoint = ""
 
     def __enter__(self) -> Self:
@@ -173,10 +179,10 @@ class S3Proxy:
     async def _close(self) -> None:
         if self._server is not None:
             self._server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # Tasks end with their connections; those that are cancelled would complain.
+        for writer in self._connections:
+            writer.transport.abort()
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
 
     async def _catch_up(self) -> None:
         hidden, self._state = self._state.hidden, _State()
@@ -185,11 +191,13 @@ class S3Proxy:
                 await forward(each.delete, *self._upstream)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.add(writer)
         # A client that goes away, or a server that is being killed, ends the connection.
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while request := await Request.read_head(reader):
                 if not await self._request(request, reader, writer):
                     break
+        self._connections.discard(writer)
         writer.close()
 
     async def _request(
@@ -260,6 +268,10 @@ class S3Proxy:
             elif hidden.delete is None and request.verb in ("GET", "HEAD"):
                 return Response.error(404, "NoSuchKey", to=request)
         answer = await forward(request, *self._upstream)
+        if request.verb == "PUT" and answer.status == 200:
+            self.acknowledged[request.key] = datetime.now(UTC), blake3(request.body).hexdigest()
+        elif request.verb == "DELETE":
+            self.acknowledged.pop(request.key, None)
         if request.verb == "LIST":
             absent = [f"<Key>{k}</Key>".encode() for k, h in self._state.hidden.items() if h.delete is None]
             entries = _CONTENTS.findall(answer.body)

@@ -1,0 +1,1 @@
+"""How fast we are beside others, and beside what the machine can do: `make bench` (docs: README, "How fast")."""

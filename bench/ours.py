@@ -1,0 +1,69 @@
+"""Ourselves, through the command line as users run us: encrypted, zstd 3."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.contender import FULL, RESTORE, VERIFY, Place, Subject, size_of
+from bench.measure import Command, measure
+from bench.store import BUCKET, tls_store
+from tests.support import machine
+from tests.support.postgres import Cluster
+
+NAME = "pgproof"
+_ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Ours:
+    major: int
+    place: Place
+    name: str = NAME
+
+    @contextmanager
+    def prepared(self, source: Cluster, work: Path) -> Iterator[Subject]:
+        environment = {**source.libpq_environment(), "BACKUP_PASSPHRASE": "a secret of the benchmark"}
+        with ExitStack() as stack:
+            if self.place == "S3":
+                store = stack.enter_context(tls_store())
+                environment |= {
+                    "AWS_S3_BUCKET": BUCKET,
+                    "AWS_S3_REGION": "us-east-1",
+                    "AWS_ENDPOINT_URL": f"https://127.0.0.1:{store.port}",
+                    "AWS_ACCESS_KEY_ID": store.server.access_key,
+                    "AWS_SECRET_ACCESS_KEY": store.server.secret_key,
+                    "SSL_CERT_FILE": str(store.authority),
+                }
+                subject = Subject(
+                    _operations(environment), store.stored, [store.server.root], store.server.pid
+                )
+            else:
+                repository = work / "pgproof"
+                repository.mkdir()
+                stack.callback(shutil.rmtree, repository)
+                environment["BACKUP_DIR"] = str(repository)
+                subject = Subject(_operations(environment), lambda: size_of(repository), [repository])
+            measure(_command(environment, "init", "--yes"), work / "init.log")
+            yield subject
+
+
+def _operations(environment: Mapping[str, str]) -> dict[str, Callable[[Path], Command]]:
+    return {
+        FULL: lambda _path: _command(environment, "create", "--type", "full", "--json"),
+        RESTORE: lambda path: _command(
+            environment, "restore", "latest", "--data-dir", str(path), "--no-recover", "--yes"
+        ),
+        VERIFY: lambda _path: _command(environment, "verify", "latest", "--level", "frames"),
+    }
+
+
+def _command(environment: Mapping[str, str], *arguments: str) -> Command:
+    program = str(_ROOT / "scripts" / "db_backup.py")
+    return Command(
+        [sys.executable, program, *arguments], machine.environment(PYTHONPATH=str(_ROOT), **environment)
+    )

@@ -1,0 +1,1 @@
+"""Tests of the benchmark: its measuring, its table, and one tiny run."""
