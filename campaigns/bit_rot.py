@@ -1,6 +1,7 @@
 """Single bits of stored objects are turned: verification names the object, and a restore that needs it refuses.
 
-Every bit of every object up to 64 KiB, of every kind, encrypted and not, and random bits of larger packs and WAL.
+Every bit of every object up to 64 KiB, of every kind, encrypted and not, and random bits of larger packs and WAL;
+a bit of each byte of the restore program, which is no secret and the same in every repository.
 There are no bits that may not matter: repository.json and key slots carry a checksum and nothing may surround
 them, and of everything else each byte is sealed. A damaged lease is no finding of a verification, for it says
 nothing about a backup; it must keep others out for as long as its age says, and no longer.
@@ -24,6 +25,7 @@ _SMALL_OBJECT = 64 << 10
 _IN_PARALLEL_FROM = 5000
 KINDS = (
     "repository.json", "key slot", "cluster", "intent", "manifest", "map", "pack", "WAL", "verification", "lease",
+    "script",
 )  # fmt: skip
 
 
@@ -53,7 +55,7 @@ def run(campaign: Campaign) -> None:
 def _choose(variants: list[Small], campaign: Campaign) -> list[Change]:
     """Every bit of the small objects and random ones of the large; of a smaller campaign, some of each kind."""
     random = campaign.random("flips")
-    every = list(_every_bit(variants))
+    every = [*_every_bit(variants), *_every_byte(variants, random, "script")]
     large = list(_random_bits(variants, random, max(FLIPS - len(every), FLIPS // 10)))
     wanted = campaign.times(len(every) + len(large), least=100)
     if campaign.share >= 1:
@@ -71,12 +73,18 @@ def _choose(variants: list[Small], campaign: Campaign) -> list[Change]:
 def _every_bit(variants: list[Small]) -> Iterator[Change]:
     for number, small in enumerate(variants):
         for key, (data, _at) in small.bucket.objects.items():
-            if len(data) <= _SMALL_OBJECT:
+            if len(data) <= _SMALL_OBJECT and kind_of(key) != "script":
                 yield from (
                     Change(number, "bit", (key,), bit=(at, bit))
                     for at in range(len(data))
                     for bit in range(8)
                 )
+
+
+def _every_byte(variants: list[Small], random: Random, kind: str) -> Iterator[Change]:
+    for key, (data, _at) in variants[0].bucket.objects.items():
+        if kind_of(key) == kind:
+            yield from (Change(0, "bit", (key,), bit=(at, random.randrange(8))) for at in range(len(data)))
 
 
 def _random_bits(variants: list[Small], random: Random, count: int) -> Iterator[Change]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,25 +33,28 @@ def run(campaign: Campaign) -> None:
         attacks = _Attacks(campaign, ground)
         kinds = [attacks.backup, attacks.restore, attacks.backup, attacks.keys, attacks.restore]
         kinds += [attacks.backup, attacks.verify_scratch, attacks.init, attacks.verify_repository]
-        for number, chance in campaign.rounds(180, len(kinds)):
-            kinds[number % len(kinds)](chance)
+        _in_turn(campaign, "failing", kinds, campaign.times(180, 3))
         full = FullDisks(campaign, ground)
-        kinds = [
-            full.repository,
-            full.target,
-            full.spool,
-            full.thin_target,
-            full.thin_repository,
-            full.source,
-        ]
-        for number in range(campaign.times(60, 4)):
-            kinds[number % len(kinds)](campaign.random(f"full disk {number}"))
-    campaign.require("errors injected", 120, 4)
-    campaign.require("ended with an error", 80, 3)
-    campaign.require("ended with an error for want of room", 40, 2)
-    campaign.require("next runs that succeeded", 160, 5)
+        kinds = [full.repository, full.target, full.spool]
+        kinds += [full.thin_target, full.thin_repository, full.source]
+        _in_turn(campaign, "full", kinds, campaign.times(60, 2))
+    campaign.require("rounds", 240, 5)
+    campaign.require("errors injected", 120)
+    campaign.require("ended with an error", 80)
+    campaign.require("ended with an error for want of room", 30)
+    campaign.require("next runs that succeeded", 160)
     for op in ("write", "fsync", "fsyncdir", "create", "read") if campaign.share >= 1 else ():
         campaign.require(f"failed {op}", 4)
+
+
+def _in_turn(
+    campaign: Campaign, what: str, kinds: Sequence[Callable[[random.Random], None]], rounds: int
+) -> None:
+    """Each kind in its turn; a sample begins anywhere."""
+    first = campaign.random(what).randrange(len(kinds))
+    for number in range(rounds):
+        kinds[(first + number) % len(kinds)](campaign.random(f"{what} {number}"))
+        campaign.count("rounds")
 
 
 class _Attacks:

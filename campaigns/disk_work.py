@@ -25,7 +25,9 @@ from pgproof.model.job import Job
 from pgproof.repository.local import LocalBucket
 from tests.support.forgetful_fs import ForgetfulDisk, pass_on_syncfs
 
-_forks = multiprocessing.get_context("forkserver")  # whose modules tests.support.faults loads
+# What a child needs is imported once and for all of them: that would cost more than most of the work does.
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(["tests.support.faults", "campaigns.disk_work"])
 _PATIENCE = 120.0
 
 

@@ -20,10 +20,11 @@ from pgproof.model.job import Job
 from pgproof.model.restore_plan import plan_restore
 from pgproof.repository import layout
 from pgproof.repository.catalog import find_backup
+from pgproof.repository.escape_hatch import script_key
 from pgproof.repository.integrity import check_frames, check_objects
 
 # A restore does without them: they say nothing about the content of a backup.
-NOT_FOR_RESTORES = ("/cluster", "/intent", "/verified/", "/leases/")
+NOT_FOR_RESTORES = ("/cluster", "/intent", "/verified/", "/leases/", "restore-without-")
 # Behind them nothing can be looked at.
 HIDES_THE_REST = ("repository.json", "keys/", "/manifest")
 _AT_ONCE = 250
@@ -71,6 +72,8 @@ def kind_of(key: str) -> str:
         return "repository.json"
     if key.startswith(layout.KEYS):
         return "key slot"
+    if key == script_key():
+        return "script"
     parts = key.removeprefix(layout.CLUSTERS).split("/")
     return {"packs": "pack", "maps": "map", "wal": "WAL", "leases": "lease", "cluster": "cluster"}.get(
         parts[1], "verification" if "verified" in parts else parts[-1]
@@ -167,7 +170,7 @@ def is_named(key: str, said: str) -> bool:
     if kind == "repository.json":
         return "repository.json" in said or "no repository here" in said
     if kind == "key slot":
-        return key in said or "passphrase does not open" in said
+        return any(words in said for words in (key, "passphrase does not open", "key slots are missing"))
     return key in said
 
 

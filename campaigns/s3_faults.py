@@ -70,7 +70,7 @@ def run(campaign: Campaign) -> None:
         for each in grounds:
             count_faults(campaign, each.proxy)
     campaign.require("rounds", _FULL, _AT_ONCE * 2)
-    campaign.require("rounds whose fault struck", round(_FULL * 0.95), _AT_ONCE)
+    campaign.require("rounds whose fault struck", round(_FULL * 0.9), _AT_ONCE)
     campaign.require("backups judged whole", _FULL * 2, 6)
 
 

@@ -90,7 +90,9 @@ def run(campaign: Campaign) -> None:
                 _everything(ground, thorough=whole)
             _judge(ground, guard)
             if s3 is not None and store == "bucket":
-                ground.found |= canaries.search().in_folder(s3.root)
+                # The access key is a name: every request carries it, and the store's own log tells who asked.
+                leaks = canaries.search().in_folder(s3.root)
+                ground.found |= {each for each in leaks if not each.startswith("S3 access key in ")}
             assert not ground.found, f"{ground.found} (seed {campaign.seed}, round {number})"
         if whole:
             leaks = search_prefect(campaign, canaries, cluster)

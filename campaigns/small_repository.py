@@ -24,6 +24,7 @@ from pgproof.model.source_files import CONTROL_FILE
 from pgproof.repository import keyring, layout
 from pgproof.repository.bucket import Bucket, ObjectInfo
 from pgproof.repository.catalog import store_verification
+from pgproof.repository.escape_hatch import ensure_restore_script
 from pgproof.repository.leases import identity
 from pgproof.repository.packs import Frame, PackBuilder, make_frame
 from pgproof.repository.repository import Repository
@@ -121,6 +122,7 @@ def make_small(
     repository = found.open()
     made = _Backups(repository, random, noise)
     ids = tuple(made.add(number) for number in range(backups))
+    ensure_restore_script(bucket)
     lease = {"format": 1, **identity(), "nonce": "0" * 16}
     repository.create_json(Kind.LEASE, f"{repository.layout.leases('backup')}0000000001", lease)
     return Small(bucket, recovery_key, cluster, ids, made.contents)

@@ -31,7 +31,10 @@ def run(campaign: Campaign) -> None:
     with ground(campaign) as here, source_cluster() as source:
         calm = Life(campaign, "calm", campaign.random("calm"))
         small = _requests(here, _small_work(here, calm, _PATIENCE[0]))
-        large = _requests(here, Whole(campaign, here, source, "calm").live)
+        large = _requests(here, Whole(campaign, here, source, "calm-whole").live)
+        assert calm.done and campaign.counts["whole restores compared"] == 1, (
+            "it does not even work without kills"
+        )
         life = whole = None
         for number, random in campaign.rounds(_KILLS, 2):
             if number % _KILLS_OF_A_LIFE == 0:

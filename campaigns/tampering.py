@@ -22,8 +22,9 @@ from pgproof.repository.sealing import Kind
 
 POSITIONS = 10
 _PARALLEL_FROM = 5000
+_EVERY_LENGTH = 10_000
 # Nothing says that there was one.
-_NOT_MISSED = ("/verified/", "/leases/")
+_NOT_MISSED = ("/verified/", "/leases/", "restore-without-")
 _TAILS = (b"\0", b"\n", b" ", b"}", b"x", bytes(16), bytes(4096))
 
 
@@ -68,9 +69,12 @@ def run(campaign: Campaign) -> None:
     campaign.require("roll-backs", 2, least=2)
 
 
-def _cut_anywhere(number: int, ground: Ground, _random: Random) -> Iterator[Change]:
+def _cut_anywhere(number: int, ground: Ground, random: Random) -> Iterator[Change]:
     for key, data in ground.objects.items():
-        for length in range(len(data)):
+        lengths = (
+            range(len(data)) if len(data) <= _EVERY_LENGTH else sorted(random.sample(range(len(data)), 500))
+        )
+        for length in lengths:
             yield _put(number, "cut", key, data[:length])
 
 

@@ -55,9 +55,7 @@ class Content:
     def read(self, segment: Segment, entry: FileEntry, page_size: int) -> bytes:
         """A whole file; only for small ones, so that a larger one is a DataError."""
         if entry.size > _LARGEST_WHOLE:
-            raise DataError(
-                "a file is larger than it can be", file=printable(entry.path), bytes=entry.size
-            )
+            raise DataError("a file is larger than it can be", file=printable(entry.path), bytes=entry.size)
         return b"".join(data for _page, data in self.pages(segment, entry, page_size, 64))[: entry.size]
 
     def pages(

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+
 from pgproof.errors import DataError
 from pgproof.model.filemap import FileEntry, numbers_of
 from pgproof.model.job import Job
@@ -73,11 +75,22 @@ def check_frames(repository: Repository, manifest: Manifest, job: Job) -> tuple[
         damage.append(str(error).partition("\n")[0])
 
     _small_objects(repository, manifest, note)
-    read = done = 0
-    for batch in batches(repository, manifest, note):
+    read = done = maps_damaged = 0
+    reached: set[tuple[str, int]] = set()
+
+    def note_map(error: DataError) -> None:
+        nonlocal maps_damaged
+        maps_damaged += 1
+        note(error)
+
+    for batch in batches(repository, manifest, note_map):
+        packs = np.unique(batch.places[["owner", "pack"]])
+        reached |= {(batch.owners[owner], pack) for owner, pack in packs.tolist()}
         for nbytes in read_batch(repository, batch, manifest.block_size, _Nowhere, _THREADS, job, note):
             done += nbytes
             job.report("reading", done, max(done, manifest.stored_bytes))
+    if maps_damaged:
+        read += _read_unreached(repository, manifest, reached, job, note)
     for segment in manifest.wal_segments:
         try:
             read += _read_wal(repository, manifest, segment, job)
@@ -92,6 +105,30 @@ class _Nowhere:
 
     def close(self) -> None:
         pass
+
+
+def _read_unreached(
+    repository: Repository, manifest: Manifest, reached: set[tuple[str, int]], job: Job, note: Note
+) -> int:
+    """Packs that only damaged maps lead to may be damaged as well, and are better told now than after the repair."""
+    read = 0
+    for owner, bitmap in manifest.packs.items():
+        try:
+            present = repository.pack_objects(owner)
+        except DataError as error:
+            note(error)
+            continue
+        for number in numbers_of(bitmap):
+            if number in present and (owner, number) not in reached:
+                try:
+                    reader = repository.open_pack(present[number])
+                    for frame in range(len(reader.index.codecs)):
+                        job.checkpoint()
+                        reader.frame(frame, repository.hashes)
+                    read += present[number].size
+                except DataError as error:
+                    note(error)
+    return read
 
 
 def _small_objects(repository: Repository, manifest: Manifest, note: Note) -> None:

@@ -98,7 +98,14 @@ def _unlock(bucket: Bucket, secret: str | None, encrypted: bool) -> Unlocked:
             "this repository is encrypted and no passphrase is given", hint=NO_PASSPHRASE_HINT
         )
     damaged: list[DataError] = []
-    for info in _slots(bucket):
+    slots = _slots(bucket)
+    if not slots:
+        raise DataError(
+            "the repository's key slots are missing",
+            hint="bring keys/ back from a copy of the repository, or find out why the store does not list it",
+            location=bucket.location,
+        )
+    for info in slots:
         key = info.key
         try:
             data = _read_small(bucket, info)
