@@ -1,4 +1,4 @@
-"""Kill -9 of the program at every named point of every command, and at random moments (TRAPS.md, campaign C4).
+"""Kill -9 of the program at every named point of every command, and at random moments.
 
 Whatever is killed: nothing half is listed, what was listed is whole, a half restore does not start, a passphrase
 opens the repository, no server, slot or file outlives the dead, and the same command succeeds the next time.

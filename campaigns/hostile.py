@@ -186,6 +186,8 @@ def _store(repository: Path, small: Small, hostile: Hostile) -> None:
             path = repository / key
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
+    for key in (*hostile.links, *hostile.pipes, *hostile.sparse):
+        (repository / key).parent.mkdir(parents=True, exist_ok=True)
     for key, target in hostile.links.items():
         (repository / key).symlink_to(target)
     for key in hostile.pipes:

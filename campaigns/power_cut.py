@@ -32,14 +32,14 @@ def run(campaign: Campaign) -> None:
     with Ground() as ground:
         power = _Power(campaign, ground)
         _Repository(campaign, ground, power).attack(campaign.times(100, 5))
-        _Target(campaign, ground, power).attack(campaign.times(100, 3))
+        _Target(campaign, ground, power).attack(campaign.times(100, 1))
     campaign.require("power cuts", 200, 8)
-    campaign.require("cuts in the middle", 120, 3)
+    campaign.require("cuts in the middle", 120)
     for what in ("backups", "restores", "inits", "key changes", "single objects"):
-        campaign.require(f"cuts of {what}", 10, 1)
-    for what in ("backups acknowledged before a cut", "targets that refused to start"):
-        campaign.require(what, 30, 1)
-    campaign.require("objects acknowledged before a cut", 500, 1)
+        campaign.require(f"cuts of {what}", 10)
+    campaign.require("backups acknowledged before a cut", 30)
+    campaign.require("targets that refused to start", 30, 0)
+    campaign.require("objects acknowledged before a cut", 500)
 
 
 def moment(chance: random.Random, trace: Trace) -> Rule:
@@ -106,8 +106,10 @@ class _Repository:
 
     def attack(self, rounds: int) -> None:
         kinds = [self._backup, self._objects, self._init, self._backup, self._key_change, self._backup]
-        for number in range(rounds):
+        number = 0
+        while number < rounds or not self._campaign.counts["cuts in the middle"]:
             kinds[number % len(kinds)](self._campaign.random(f"repository {number}"))
+            number += 1
         self._ground.clear()
 
     def _backup(self, chance: random.Random) -> None:

@@ -1,4 +1,4 @@
-"""Random histories of a repository against a model of what it must hold (TRAPS.md, campaign C2).
+"""Random histories of a repository against a model of what it must hold.
 
 Backups, WAL, crashes at any storage call, repetitions, runs that are given up, second writers, key changes, damage
 and its repair, in any order; after each step the invariants hold: what is listed is whole (I2), names only what is

@@ -3,7 +3,7 @@
 Looked through are: what every command says, the arguments of all processes and the environments of those that were
 not given the secrets, files while they exist and afterwards (repositories, restored clusters, temporary folders), and
 of Prefect its logs, artifacts, runs, states, deployments, its database and its home. Nothing may be found
-(TRAPS.md, invariant I8), except where ALLOWED says so.
+except where ALLOWED says so.
 """
 
 from __future__ import annotations

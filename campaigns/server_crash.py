@@ -1,4 +1,4 @@
-"""Kill -9 and immediate stops of PostgreSQL while it is backed up (TRAPS.md, campaign C5).
+"""Kill -9 and immediate stops of PostgreSQL while it is backed up.
 
 The backup fails with an error that says what to do, or it is whole; the server comes back with every
 acknowledged commit; the next backup succeeds; and what is committed restores to what the ledger knows.

@@ -13,9 +13,10 @@ from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig
 from pgproof.model.report import Check
 from pgproof.repository.bucket import Bucket
+from pgproof.repository.durable import make_root
 from pgproof.repository.escape_hatch import ensure_restore_script, script_key
 from pgproof.repository.layout import REPOSITORY
-from pgproof.repository.local import LocalBucket, make_root
+from pgproof.repository.local import LocalBucket
 from pgproof.repository.opening import open_bucket, open_mirror
 from pgproof.repository.probe import probe_store
 from pgproof.repository.unlocking import make_repository, unlock

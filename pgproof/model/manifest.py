@@ -7,6 +7,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from pgproof.errors import DataError
@@ -251,6 +252,7 @@ def _check(manifest: Manifest) -> None:
         not is_backup_id(manifest.backup_id)
         or not all(is_backup_id(owner) for owner in manifest.packs)
         or not all(_MAP_HASH.match(m.hash) for m in manifest.maps)
+        or any(m.first >= following.first for m, following in pairwise(manifest.maps))
         or manifest.block_size not in (1024, 2048, 4096, 8192, 16384, 32768)
         or not 1 << 20 <= size <= 1 << 30
         or size & (size - 1)

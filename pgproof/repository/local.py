@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pgproof.errors import ConflictError, DataError, PreconditionError, TransientError
 from pgproof.repository.bucket import MAX_WHOLE, ObjectInfo
+from pgproof.repository.durable import fsync_folder, settle_folder, write_durably
 from pgproof.repository.points import storage_point
 
 # A folder, or what would lie below an object, is no object either.
@@ -101,7 +102,7 @@ class LocalBucket:
         for attempt in range(10):
             self._make_folders(staged.parent)
             try:
-                _write_durably(staged, data)
+                write_durably(staged, data)
                 return
             except FileNotFoundError:
                 # Somebody removed the folder because it had become empty: make it again.
@@ -193,16 +194,11 @@ class LocalBucket:
         A run that died between an object's link and its fsync leaves it visible, and the next run may build
         on it. Folders below are not settled: a list of all backups must not wait for the disk a thousand times.
         """
-        try:
-            for each in self._way_to(folder):
-                if each not in self._durable:
-                    fsync_folder(each.parent)
-                    self._durable.add(each)
-            fsync_folder(folder)
-        except OSError as error:
-            # A disk that cannot be written holds nothing that is not durable.
-            if error.errno not in (errno.EROFS, errno.EINVAL):
-                raise
+        for each in self._way_to(folder):
+            if each not in self._durable:
+                settle_folder(each.parent)
+                self._durable.add(each)
+        settle_folder(folder)
 
     def _way_to(self, folder: Path) -> Iterator[Path]:
         """The folders below the root that lead to `folder`, which is the last."""
@@ -268,34 +264,3 @@ def disk_figures(folder: Path) -> dict[str, str]:
     status = os.statvfs(folder)
     free, size = (blocks * status.f_frsize / 1e6 for blocks in (status.f_bavail, status.f_blocks))
     return {"free_mb": f"{free:,.1f}", "disk_mb": f"{size:,.1f}"}
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.fsync(fd)
-        if hasattr(os, "posix_fadvise"):
-            # A backup is not read again soon: it must not push the database out of the page cache.
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(fd)
-
-
-def make_root(root: Path) -> None:
-    """Make a directory, with those above it that are missing, so that it outlives a power cut."""
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for folder in root.parents:
-        # Who may not read a directory has not made anything in it either.
-        with contextlib.suppress(PermissionError):
-            fsync_folder(folder)
-
-
-def fsync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

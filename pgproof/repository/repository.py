@@ -61,7 +61,10 @@ class Repository:
 
     def commit(self, manifest: Manifest) -> None:
         """Make the backup exist. ConflictError if a collector has given it up."""
-        self.create_json(Kind.MANIFEST, self.layout.manifest(manifest.backup_id), manifest.to_json())
+        key, value = self.layout.manifest(manifest.backup_id), manifest.to_json()
+        # What no reader would accept must not count as a backup.
+        Manifest.from_json(decode_json(encode_json(value), key))
+        self.create_json(Kind.MANIFEST, key, value)
 
     def read_manifest(self, backup_id: str) -> Manifest | None:
         """The manifest, or None if a collector has given the run up."""
@@ -163,13 +166,15 @@ class Repository:
         try:
             self.bucket.create(key, data)
         except ConflictError as error:
-            stored = self.open_wal(segment).index
-            if stored.hashes != b"".join(builder.frame_hashes):
+            stored = self.open_wal(segment)
+            if stored.index.hashes != b"".join(builder.frame_hashes):
                 raise ConflictError(
                     "a different WAL segment is stored under this name",
                     hint="two servers write the same timeline: give each its own --cluster name",
                     key=key,
                 ) from error
+            for frame in range(len(stored.index.codecs)):
+                stored.frame(frame, self.hashes)  # what has rotted since must not be acknowledged again
             return 0
         failpoint("wal.segment.stored")
         return len(data)

@@ -10,6 +10,6 @@ from campaigns.campaign import Campaign
 
 
 def test_a_sample(tmp_path: Path) -> None:
-    campaign = Campaign("power_cut", secrets.randbelow(1_000_000), 0.03, tmp_path)
+    campaign = Campaign("power_cut", secrets.randbelow(1_000_000), 0.01, tmp_path)
     print(f"seed {campaign.seed}")
     power_cut.run(campaign)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -35,6 +36,9 @@ ids = st.builds(
 hashes = st.integers(0, 2**256 - 1).map(lambda n: f"{n:064x}")
 
 
+refs = st.builds(MapRef, hashes, st.binary(), counts, counts, counts)
+
+
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
     start = draw(st.integers(0, 2**63))
@@ -60,7 +64,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         data_checksums=draw(st.booleans()),
         change_detection="none",
         maps=tuple(
-            draw(st.lists(st.builds(MapRef, hashes, st.binary(), counts, counts, counts), max_size=3))
+            sorted(draw(st.lists(refs, max_size=3, unique_by=attrgetter("first"))), key=attrgetter("first"))
         ),
         packs=draw(st.dictionaries(ids, st.binary(max_size=5), max_size=3)),
         tablespaces=tuple(

@@ -57,8 +57,11 @@ def starts(target: Path) -> bool:
     )
 
     def ready() -> bool:
-        status = target / "postmaster.pid"  # of an earlier server, if it names another process
-        lines = status.read_text().splitlines() if status.exists() else [""]
+        try:
+            # Of an earlier server, if it names another process; a server that gives up removes it.
+            lines = (target / "postmaster.pid").read_text().splitlines() or [""]
+        except FileNotFoundError:
+            return False
         return lines[0] == str(process.pid) and lines[7:8] in (["ready   "], ["standby "])
 
     try:
