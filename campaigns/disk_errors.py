@@ -24,6 +24,7 @@ from tests.support.forgetful_fs import ForgetfulDisk, Rule
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _TAKES_SPACE = {"create", "mkdir", "symlink", "link", "rename", "write", "truncate", "allocate", "fsync"}
+_FAVOURITES = ("fsync", "fsyncdir", "syncfs", "write")
 _READS = 200
 _OLD, _NEW = "an old passphrase", "a new passphrase"
 
@@ -158,7 +159,7 @@ class _Attacks:
     ) -> Outcome:
         """Run work while calls fail; it ends well, or with a clear error."""
         ops = self._traces.get(kind, []) + ["read"] * _READS
-        op = only or chance.choice(sorted(set(ops)))
+        op = only or chance.choice(sorted(set(ops)) + [op for op in _FAVOURITES if op in ops])
         number = chance.choice(_NO_SPACE) if op in _TAKES_SPACE and chance.random() < 0.5 else errno.EIO
         most = 40 if only else ops.count(op)
         rule = Rule(frozenset({op}), chance.randint(1, most), number, lasting=chance.random() < 0.5)

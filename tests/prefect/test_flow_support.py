@@ -9,9 +9,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from prefect import flow, task
+from prefect import flow, runtime, task
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, ArtifactFilterType
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+    ArtifactFilterType,
+)
 from prefect.context import hydrated_context, serialize_context
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
@@ -57,13 +62,16 @@ def test_the_progress_of_an_engine_call_is_an_artifact_of_the_run(prefect_backen
         return "done"
 
     @flow
-    def calling() -> str:
-        return run_engine(work)
+    def calling() -> tuple[str, Any]:
+        return run_engine(work), runtime.flow_run.id
 
-    assert calling() == "done"
+    answer, run_id = calling()
+    assert answer == "done"
     with get_client(sync_client=True) as client:
         rings = client.read_artifacts(
-            artifact_filter=ArtifactFilter(type=ArtifactFilterType(any_=["progress"]))
+            artifact_filter=ArtifactFilter(
+                type=ArtifactFilterType(any_=["progress"]), flow_run_id=ArtifactFilterFlowRunId(any_=[run_id])
+            )
         )
     assert [(ring.data, ring.description) for ring in rings] == [(100, "finished")]
 
@@ -76,11 +84,11 @@ def test_a_report_that_cannot_be_published_is_a_warning(
 
     def publish_nowhere(run: dict[str, Any]) -> None:
         with hydrated_context(run), temporary_settings(nowhere):
-            publish_report("verify", "main", "# Report", "unreachable")
+            publish_report("verify", "glue", "# Report", "unreachable")
 
     @flow
     def reporting() -> str:
-        publish_report("backup", "main", "# Report \udcff", "reachable")
+        publish_report("backup", "glue", "# Report \udcff", "reachable")
         # A thread of its own, because the flow's thread has a client that reaches the server.
         with ThreadPoolExecutor() as pool:
             pool.submit(publish_nowhere, serialize_context()).result()
@@ -88,9 +96,9 @@ def test_a_report_that_cannot_be_published_is_a_warning(
 
     assert reporting() == "durable"
     with get_client(sync_client=True) as client:
-        reports = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(like_="%-main")))
-    assert [(report.key, report.data) for report in reports] == [("backup-main", "# Report ?")]
-    assert "the report verify-main could not be published" in caplog.text
+        reports = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(like_="%-glue")))
+    assert [(report.key, report.data) for report in reports] == [("backup-glue", "# Report ?")]
+    assert "the report verify-glue could not be published" in caplog.text
 
 
 def test_a_missing_block_is_named_with_the_way_to_make_it(prefect_backend: None) -> None:
