@@ -45,7 +45,7 @@ _NEVER = (
 )
 _ADDRESS_SPACE = 8 << 30
 _CPU_SECONDS = 120
-_SECONDS = 600
+_SECONDS = 3600
 
 
 @dataclass
