@@ -23,6 +23,7 @@ from pgproof.repository.repository import Repository
 _log = logging.getLogger(__name__)
 
 OWN = 0
+_BEGUN = len("YYYYMMDDTHHMMSSZ")
 _ENTRY = np.dtype(
     [("rest", f"S{DIGEST_LENGTH - 8}"), ("length", "<u4"), ("owner", "<u4"), ("pack", "<u4"), ("page", "<u4")]
 )
@@ -70,7 +71,8 @@ def interrupted_runs(repository: Repository) -> tuple[str, ...]:
         if is_backup_id(backup_id):
             (ended if name == "manifest" else begun).add(backup_id)
     newest = max(ended, default="")
-    return tuple(sorted(run for run in begun - ended if run > newest))
+    # By the second in which they began: what follows it in an id is chance.
+    return tuple(sorted(run for run in begun - ended if run[:_BEGUN] > newest[:_BEGUN]))
 
 
 def stored_frames(repository: Repository, runs: Sequence[str], page_size: int, job: Job) -> StoredFrames:
