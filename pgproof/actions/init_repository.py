@@ -16,7 +16,7 @@ from pgproof.repository.bucket import Bucket
 from pgproof.repository.durable import make_root
 from pgproof.repository.escape_hatch import ensure_restore_script, script_key
 from pgproof.repository.layout import REPOSITORY
-from pgproof.repository.local import LocalBucket
+from pgproof.repository.local import STAGING, LocalBucket
 from pgproof.repository.opening import open_bucket, open_mirror
 from pgproof.repository.probe import probe_store
 from pgproof.repository.unlocking import make_repository, unlock
@@ -90,7 +90,8 @@ def _require_mirror(mirror: Bucket) -> None:
 def _make_directory(root: Path) -> None:
     try:
         make_root(root)
-        occupied = next(root.iterdir(), None)
+        # What a power cut left of an earlier init does not occupy it.
+        occupied = next((entry for entry in root.iterdir() if not entry.name.startswith(STAGING)), None)
     except OSError as error:
         raise PreconditionError(
             "the repository's directory cannot be made",

@@ -12,6 +12,7 @@ from pgproof.model.control_file import ControlFile
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
 from pgproof.model.server_log import end_of_redo, explain, failed_server, last_lines
+from pgproof.postgres.disk_errors import TEMPORARY, on_disk
 from pgproof.postgres.programs import Finished, Programs, execute, run
 from pgproof.postgres.sandbox import Sandbox
 
@@ -132,8 +133,9 @@ class ScratchServer:
 
     def log(self) -> bytes:
         """The end of what the server said."""
-        size = os.fstat(self._log).st_size
-        return os.pread(self._log, _LOG_LIMIT, max(0, size - _LOG_LIMIT))
+        with on_disk(self._socket_dir, TEMPORARY):
+            size = os.fstat(self._log).st_size
+            return os.pread(self._log, _LOG_LIMIT, max(0, size - _LOG_LIMIT))
 
     def _log_text(self) -> str:
         return self.log().decode(errors="replace")

@@ -12,7 +12,8 @@ from enum import IntEnum
 import zstandard
 
 from pgproof.errors import DataError
-from pgproof.repository.sealing import Buffer
+
+Buffer = bytes | bytearray | memoryview
 
 
 class Codec(IntEnum):

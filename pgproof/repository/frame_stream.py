@@ -170,7 +170,7 @@ class _PackReading:
         try:
             try:
                 reader = self.repository.open_pack(info)
-                needed = self._needed(reader)
+                needed = self._needed(reader, info.key)
             except DataError as error:
                 _report(self.damaged, _with_victims(error, self.batch, self.rows, 0, _ALL_PAGES))
                 return 0
@@ -183,11 +183,11 @@ class _PackReading:
         finally:
             sink.close()
 
-    def _needed(self, reader: PackReader) -> npt.NDArray[np.int64]:
+    def _needed(self, reader: PackReader, key: str) -> npt.NDArray[np.int64]:
         index, rows = reader.index, self.rows
         ends = rows["page"].astype(np.int64) + rows["pages"]
         if index.page_size != self.block_size or int(ends.max()) > index.page_count:
-            raise DataError("a map names pages that its pack does not have", pack=int(rows[0]["pack"]))
+            raise DataError("a map names pages that its pack does not have", key=key)
         change = np.zeros(len(index.codecs) + 1, np.int32)
         np.add.at(change, np.searchsorted(index.first_pages, rows["page"], "right") - 1, 1)
         np.add.at(change, np.searchsorted(index.first_pages, ends, "left"), -1)

@@ -1,7 +1,7 @@
 """Takes files as a backup brings them, cuts them into frames and remembers where their pages went.
 
 Large files have frames of their own, so that an unchanged file gives the same frames whatever came before
-it; small ones share frames. Columns, not objects: a file costs its path and some twenty bytes, a run twenty.
+it; small ones share frames. Columns, not objects: a file costs its path and some twenty bytes, a run twenty-four.
 """
 
 from __future__ import annotations
@@ -10,15 +10,12 @@ from array import array
 from dataclasses import dataclass
 
 import crc32c
-import numpy as np
 
 from pgproof.errors import DataError
 from pgproof.failpoints import failpoint
 from pgproof.model.filemap import (
     DIRECTORY,
     FILE,
-    RUN_TYPE,
-    Runs,
     SegmentBuilder,
     bitmap_of,
     check_path,
@@ -27,12 +24,11 @@ from pgproof.model.filemap import (
 )
 from pgproof.model.job import Job
 from pgproof.model.manifest import MapRef
-from pgproof.repository.packs import FRAME_SIZE
+from pgproof.repository.frame_slots import FRAME_SIZE, Slot
 from pgproof.repository.repository import Repository
-from pgproof.repository.resume import OWN, Place
-from pgproof.repository.writer import PackWriter
+from pgproof.repository.resume import OWN
+from pgproof.repository.writer import Member, PackWriter
 
-_COLUMNS = ("file", "file_page", "pages", "owner", "pack", "pack_page")
 _LEAST_SHARED = 128 << 10
 _FILES_PER_CUT = 16
 
@@ -48,6 +44,15 @@ class StoredFiles:
     stored_bytes: int
     reused_bytes: int
     files: int
+
+
+@dataclass(slots=True)
+class _Filling:
+    """A frame that is being filled, and whose pages it holds."""
+
+    slot: Slot
+    used: int
+    members: list[Member]
 
 
 class FileIntake:
@@ -68,13 +73,9 @@ class FileIntake:
         self._sizes = array("Q")
         self._modes = array("H")
         self._crcs = array("I")
-        self._runs = {name: array("I") for name in _COLUMNS}
-        self._reused_pages = 0
-        # The last run of each file whose frames are still on their way, by file number.
-        self._open_runs: dict[int, int] = {}
-        self._small = bytearray()
-        self._small_files: list[tuple[int, int]] = []
-        self._frame = bytearray()
+        self._shared: _Filling | None = None
+        # Where the current file goes, how much of it is still to come, and its page that comes next in a frame.
+        self._filling: _Filling | None = None
         self._left = 0
         self._page = 0
         self._crc = 0
@@ -84,23 +85,27 @@ class FileIntake:
 
     def begin(self, path: bytes, size: int, mode: int) -> None:
         self._add(path, FILE, size, mode)
-        self._left, self._page, self._crc = size, 0, 0
-        self._frame = bytearray()
-        if size == 0:
-            self._end()
+        self._left, self._page, self._crc, self._filling = size, 0, 0, None
+        if 0 < size < FRAME_SIZE:
+            self._filling = self._shared_frame(-(-size // self._page_size) * self._page_size)
 
     def data(self, piece: memoryview) -> None:
         """Content of the file that was begun; its last piece ends it."""
-        self._crc = crc32c.crc32c(piece, self._crc)
+        # Without handing the interpreter's lock to another thread for the three microseconds of a piece.
+        self._crc = crc32c.crc32c(piece, self._crc, gil_release_mode=0)
         self._left -= len(piece)
         if self._left < 0:
             raise DataError("a file has more bytes than announced", path=printable(self._paths[-1]))
         while piece:
-            room = FRAME_SIZE - len(self._frame)
-            self._frame += piece[:room]
-            piece = piece[room:]
-            if len(self._frame) == FRAME_SIZE:
-                self._put_own_frame()
+            filling = self._filling
+            if filling is None:
+                filling = self._filling = _Filling(self._writer.slot(), 0, [])
+            taken = min(FRAME_SIZE - filling.used, len(piece))
+            filling.slot.content[filling.used : filling.used + taken] = piece[:taken]
+            filling.used += taken
+            piece = piece[taken:]
+            if filling.used == FRAME_SIZE and filling is not self._shared:
+                self._put_own(filling)
         if self._left == 0:
             self._end()
 
@@ -115,16 +120,18 @@ class FileIntake:
 
     def finish(self, job: Job) -> StoredFiles:
         """Make everything durable, then the map. Nothing names the packs before they are stored."""
-        self._flush_small()
+        self._put_shared()
         packs = self._writer.finish()
         failpoint("map.begun")
         maps, map_bytes = self._store_maps(job)
+        runs = self._writer.runs
+        reused = sum(runs.pages(number) for number in range(len(self._owners)) if number != OWN)
         return StoredFiles(
             maps=tuple(maps),
             packs=self._named_packs(),
             size_bytes=self.size_bytes,
             stored_bytes=sum(packs.values()) + map_bytes,
-            reused_bytes=self._reused_pages * self._page_size,
+            reused_bytes=reused * self._page_size,
             files=sum(kind == FILE for kind in self._kinds),
         )
 
@@ -140,75 +147,45 @@ class FileIntake:
 
     def _end(self) -> None:
         self._crcs[-1] = self._crc
-        rest = len(self._frame)
-        if not rest:
+        filling, self._filling = self._filling, None
+        if filling is None:
             return
-        self._frame += bytes(-rest % self._page_size)
-        if self._page:
-            self._put_own_frame()
-            return
-        if len(self._small) + len(self._frame) > FRAME_SIZE or self._cuts_here():
-            self._flush_small()
-        self._small += self._frame
-        self._small_files.append((len(self._paths) - 1, len(self._frame) // self._page_size))
-        self._frame = bytearray()
+        whole = -(-filling.used // self._page_size) * self._page_size
+        filling.slot.content[filling.used : whole] = bytes(whole - filling.used)
+        filling.used = whole
+        if filling is self._shared:
+            pages = -(-self._sizes[-1] // self._page_size)
+            filling.members.append(Member(len(self._paths) - 1, 0, pages))
+        else:
+            self._put_own(filling)
 
-    def _put_own_frame(self) -> None:
-        number, first, pages = len(self._paths) - 1, self._page, len(self._frame) // self._page_size
-        self._writer.put(self._frame, lambda place: self._placed(number, first, pages, place))
+    def _put_own(self, filling: _Filling) -> None:
+        pages = filling.used // self._page_size
+        self._writer.put(filling.slot, [Member(len(self._paths) - 1, self._page, pages)])
         self._page += pages
-        self._frame = bytearray()
+        self._filling = None
 
-    def _flush_small(self) -> None:
-        if not self._small:
-            return
-        members, self._small_files = self._small_files, []
+    def _shared_frame(self, wanted: int) -> _Filling:
+        """The frame that takes the file that begins, with room for `wanted` bytes."""
+        shared = self._shared
+        if shared is not None and (shared.used + wanted > FRAME_SIZE or self._cuts_here(shared)):
+            self._put_shared()
+            shared = None
+        if shared is None:
+            shared = self._shared = _Filling(self._writer.slot(), 0, [])
+        return shared
 
-        def placed(place: Place) -> None:
-            for number, pages in members:
-                self._placed(number, 0, pages, place)
-                place = place._replace(page=place.page + pages)
+    def _put_shared(self) -> None:
+        if self._shared is not None:
+            self._writer.put(self._shared.slot, self._shared.members)
+            self._shared = None
 
-        self._writer.put(self._small, placed)
-        self._small = bytearray()
-
-    def _cuts_here(self) -> bool:
+    def _cuts_here(self, shared: _Filling) -> bool:
         """Whether a shared frame ends before the current file: the path says so, so that a file that comes, goes
         or grows changes one frame and not all that follow."""
-        return len(self._small) >= _LEAST_SHARED and self._path_hash(self._paths[-1])[0] % _FILES_PER_CUT == 0
-
-    def _placed(self, file: int, file_page: int, pages: int, place: Place) -> None:
-        runs = self._runs
-        last = self._open_runs.get(file)
-        if place.owner != OWN:
-            self._reused_pages += pages
-        if (
-            last is not None
-            and (runs["owner"][last], runs["pack"][last]) == (place.owner, place.pack)
-            and runs["pack_page"][last] + runs["pages"][last] == place.page
-        ):
-            runs["pages"][last] += pages
-        else:
-            self._open_runs[file] = len(runs["file"])
-            row = (file, file_page, pages, *place)
-            for column, value in zip(runs.values(), row, strict=True):
-                column.append(value)
-        if (file_page + pages) * self._page_size >= self._sizes[file]:
-            del self._open_runs[file]
+        return shared.used >= _LEAST_SHARED and self._path_hash(self._paths[-1])[0] % _FILES_PER_CUT == 0
 
     def _store_maps(self, job: Job) -> tuple[list[MapRef], int]:
-        columns = {
-            name: np.frombuffer(values, np.uint32) if values else np.empty(0, np.uint32)
-            for name, values in self._runs.items()
-        }
-        order = np.argsort(columns["file"], kind="stable")
-        table = np.zeros(len(order), RUN_TYPE)
-        for name in _COLUMNS[1:]:
-            table[name] = columns[name][order]
-        files = columns["file"][order]
-        starts = np.searchsorted(files, np.arange(len(self._paths)), "left")
-        ends = np.searchsorted(files, np.arange(len(self._paths)), "right")
-
         refs: list[MapRef] = []
         stored = 0
         builder = SegmentBuilder()
@@ -218,7 +195,7 @@ class FileIntake:
                 stored += self._store_map(builder, refs)
                 builder = SegmentBuilder()
                 job.checkpoint()
-            runs: Runs = table[starts[number] : ends[number]]
+            runs = self._writer.runs.rows_of(number)
             builder.add(
                 path, self._kinds[number], self._sizes[number], self._modes[number], runs, self._owners
             )
@@ -227,12 +204,8 @@ class FileIntake:
         return refs, stored
 
     def _named_packs(self) -> dict[str, bytes]:
-        owners, packs = (np.frombuffer(self._runs[name], np.uint32) for name in ("owner", "pack"))
-        return {
-            owner: bitmap_of(np.unique(packs[owners == number]).tolist())
-            for number, owner in enumerate(self._owners)
-            if np.any(owners == number)
-        }
+        named = {owner: self._writer.runs.packs(number) for number, owner in enumerate(self._owners)}
+        return {owner: bitmap_of(packs) for owner, packs in named.items() if packs}
 
     def _store_map(self, builder: SegmentBuilder, refs: list[MapRef]) -> int:
         name, stored = self._repository.create_map(builder.encode())

@@ -22,7 +22,7 @@ from pgproof.repository.points import storage_point
 
 # A folder, or what would lie below an object, is no object either.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
-_STAGING = ".staging-"
+STAGING = ".staging-"
 
 
 class LocalBucket:
@@ -67,8 +67,12 @@ class LocalBucket:
         return data
 
     def _open(self, key: str) -> int:
+        path = self._path(key)
+        # Links to devices and into /proc, and sockets, answer to being opened or read as a broken disk does.
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise IsADirectoryError(errno.EISDIR, "not a file", key)
         # Without waiting for whoever should write to a named pipe.
-        fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise IsADirectoryError(errno.EISDIR, "not a file", key)
@@ -77,7 +81,7 @@ class LocalBucket:
     def create(self, key: str, data: bytes) -> None:
         storage_point("create", key, "before")
         path = self._path(key)
-        staged = path.parent / f"{_STAGING}{secrets.token_hex(8)}"
+        staged = path.parent / f"{STAGING}{secrets.token_hex(8)}"
         try:
             self._stage(staged, data)
             storage_point("create", key, "staged")

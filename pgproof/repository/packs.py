@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pgproof.errors import DataError, EngineError
-from pgproof.repository.compression import Codec, compress, decompress, zstd_frame
-from pgproof.repository.sealing import HEADER_LENGTH, TAG_LENGTH, Buffer, Hashes, Kind, RepositoryKey, Seal
+from pgproof.repository.compression import Buffer, Codec, compress, decompress, zstd_frame
+from pgproof.repository.frame_slots import DIGEST_LENGTH
+from pgproof.repository.sealing import HEADER_LENGTH, TAG_LENGTH, Hashes, Kind, RepositoryKey, Seal
 
 _log = logging.getLogger(__name__)
 
-FRAME_SIZE = 512 << 10
-DIGEST_LENGTH = 32
 PAGE_TAG_LENGTH = 8
 TRAILER_LENGTH = 16
 MAX_FRAME = 4 << 20
@@ -51,12 +50,8 @@ class Frame:
 def make_frame(hashes: Hashes, page_size: int, level: int | None, data: Buffer) -> Frame:
     """Hash and compress; the costly part of a backup, safe to run in several threads."""
     digests = hashes.page_digests(data, page_size)
-    return compressed_frame(level, data, digests, hashes.frame_hash(digests))
-
-
-def compressed_frame(level: int | None, data: Buffer, digests: bytes, name: bytes) -> Frame:
     codec, body = compress(data, level)
-    return Frame(codec, body, len(data), digests, name)
+    return Frame(codec, body, len(data), digests, hashes.frame_hash(digests))
 
 
 class PackBuilder:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from pgproof.errors import DataError
 from pgproof.model.job import Job
 from pgproof.model.manifest import is_backup_id
-from pgproof.repository.packs import DIGEST_LENGTH, PackIndex
+from pgproof.repository.frame_slots import DIGEST_LENGTH
+from pgproof.repository.packs import PackIndex
 from pgproof.repository.repository import Repository
 
 _log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from pgproof.errors import DataError
-
-Buffer = bytes | bytearray | memoryview
+from pgproof.repository.compression import Buffer
+from pgproof.repository.page_hash import page_digests
 
 FORMAT_VERSION = 1
 HEADER_LENGTH = 76
@@ -80,7 +80,11 @@ class RepositoryKey:
             raise DataError("an object is not what its name says, or damaged", key=context)
         key, base, expected = self._derive(self.suite, kind, context, salt)
         if not hmac.compare_digest(commitment, expected):
-            raise DataError("an object is damaged or belongs somewhere else", key=context)
+            raise DataError(
+                "an object is damaged or belongs somewhere else",
+                hint="if every object says so, repository.json is that of another repository",
+                key=context,
+            )
         return Seal(self.suite, key, base)
 
     def hashes(self, cluster: str) -> Hashes:
@@ -146,10 +150,10 @@ class Seal:
 class Hashes:
     """Keyed hashes of pages, frames and maps of one cluster."""
 
-    __slots__ = ("_frame_key", "_page_key", "_turn")
+    __slots__ = ("_frame_key", "_turn", "page_key")
 
     def __init__(self, page_key: bytes, frame_key: bytes) -> None:
-        self._page_key = page_key
+        self.page_key = page_key
         self._frame_key = frame_key
         # One thread at a time: a page is hashed in 2 µs, and two threads that hand the interpreter
         # lock to each other that often are slower together than one alone (measured: 1.9 against 3.4 GB/s).
@@ -157,12 +161,8 @@ class Hashes:
 
     def page_digests(self, data: Buffer, page_size: int) -> bytes:
         """32 bytes for each page of `data`, in order."""
-        view = memoryview(data)
-        key = self._page_key
         with self._turn:
-            return b"".join(
-                [blake3(view[at : at + page_size], key=key).digest() for at in range(0, len(view), page_size)]
-            )
+            return page_digests(data, page_size, self.page_key)
 
     def frame_hash(self, page_digests: bytes) -> bytes:
         return blake3(page_digests, key=self._frame_key).digest()

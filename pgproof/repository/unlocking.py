@@ -127,7 +127,8 @@ def _unlock(bucket: Bucket, secret: str | None, encrypted: bool) -> Unlocked:
         ) from damaged[0]
     raise PreconditionError(
         "the passphrase does not open this repository",
-        hint="check BACKUP_PASSPHRASE or BACKUP_PASSPHRASE_FILE, or give the recovery key",
+        hint="check BACKUP_PASSPHRASE or BACKUP_PASSPHRASE_FILE, or give the recovery key; if it is the right one,"
+        " repository.json may be that of another repository",
         location=bucket.location,
     )
 

@@ -9,7 +9,8 @@ from typing import Self
 
 from pgproof.errors import DataError
 from pgproof.model.lsn import Lsn, WalSegment
-from pgproof.repository.packs import FRAME_SIZE, PackBuilder, make_frame
+from pgproof.repository.frame_slots import FRAME_SIZE
+from pgproof.repository.packs import PackBuilder, make_frame
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
 

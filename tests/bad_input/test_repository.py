@@ -108,6 +108,11 @@ def test_init_where_there_is_something_already(plain: Program, tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
 
 
+def test_init_where_an_earlier_one_was_cut_off(plain: Program, tmp_path: Path) -> None:
+    (tmp_path / ".staging-0123456789abcdef").write_bytes(b"half a file")
+    plain.run("init", "--yes", env={"BACKUP_DIR": str(tmp_path)})
+
+
 def test_init_without_a_passphrase(plain: Program, tmp_path: Path) -> None:
     env = {"BACKUP_DIR": str(tmp_path / "new"), "BACKUP_ENCRYPTION": "true"}
     plain.refused("init", message="needs a passphrase", hint="BACKUP_PASSPHRASE_FILE", env=env)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pgproof.errors import ConflictError, PreconditionError
+from pgproof.errors import ConflictError, DataError, PreconditionError
 from pgproof.repository.local import LocalBucket
 from tests.support.faults import run_armed
 
@@ -169,3 +170,18 @@ def test_a_second_create_leaves_no_staging_file(tmp_path: Path) -> None:
     with pytest.raises(ConflictError):
         bucket.create("a/b", b"y")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("place", ["/dev/null", "/dev/zero", "/dev/tty", "/proc/self/mem"])
+def test_a_device_in_the_place_of_an_object_is_damage(tmp_path: Path, place: str) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/b").symlink_to(place)
+    with pytest.raises(DataError, match="a/b"):
+        LocalBucket(tmp_path).read("a/b")
+
+
+def test_a_socket_in_the_place_of_an_object_is_damage(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s"))
+        with pytest.raises(DataError):
+            LocalBucket(tmp_path).read("s")

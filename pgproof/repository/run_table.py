@@ -1,0 +1,135 @@
+"""Where the pages of every file went, as a backup finds it out: rows of six numbers, in any order.
+
+Rows beyond a bounded number wait in a file without a name, sorted; then one file's rows are found by bisection.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from array import array
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pgproof.errors import TransientError
+from pgproof.model.filemap import RUN_TYPE, Runs
+
+ROWS_IN_MEMORY = 1 << 19
+_COLUMNS = 6
+_FILE, _FILE_PAGE, _PAGES, _OWNER, _PACK, _PACK_PAGE = range(_COLUMNS)
+_Table = npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Columns of rows that are sorted by file and page; `first` and `last` are file numbers."""
+
+    columns: _Table
+    first: int
+    last: int
+
+
+class RunTable:
+    """Add runs, then `finish`, then ask for the rows of each file. Owners are numbers that the caller gives."""
+
+    def __init__(self, rows_in_memory: int = ROWS_IN_MEMORY) -> None:
+        self._rows = array("I")
+        self._most = rows_in_memory * _COLUMNS
+        # Where the last row of each owner begins: what follows it without a break makes it longer.
+        self._last: dict[int, int] = {}
+        self._chunks: list[_Chunk] = []
+        self._packs: dict[int, set[int]] = {}
+        self._pages: dict[int, int] = {}
+
+    def add(self, file: int, file_page: int, pages: int, owner: int, pack: int, pack_page: int) -> None:
+        rows = self._rows
+        self._pages[owner] = self._pages.get(owner, 0) + pages
+        at = self._last.get(owner)
+        if (
+            at is not None
+            and rows[at] == file
+            and rows[at + _PACK] == pack
+            and rows[at + _FILE_PAGE] + rows[at + _PAGES] == file_page
+            and rows[at + _PACK_PAGE] + rows[at + _PAGES] == pack_page
+        ):
+            rows[at + _PAGES] += pages
+            return
+        self._packs.setdefault(owner, set()).add(pack)
+        if len(rows) >= self._most:
+            self._spool()
+            rows = self._rows
+        self._last[owner] = len(rows)
+        rows.extend((file, file_page, pages, owner, pack, pack_page))
+
+    def finish(self) -> None:
+        if self._rows:
+            self._chunks.append(_chunk(self._take_rows()))
+
+    def packs(self, owner: int) -> list[int]:
+        """The packs of this owner that any row names, ascending."""
+        return sorted(self._packs.get(owner, ()))
+
+    def pages(self, owner: int) -> int:
+        """How many pages lie in this owner's packs."""
+        return self._pages.get(owner, 0)
+
+    def rows_of(self, file: int) -> Runs:
+        """The runs of one file, in order of its pages."""
+        parts = []
+        for chunk in self._chunks:
+            if chunk.first <= file <= chunk.last:
+                start, end = np.searchsorted(chunk.columns[_FILE], [file, file + 1])
+                parts.append(chunk.columns[:, start:end])
+        table = np.concatenate(parts, axis=1) if parts else np.empty((_COLUMNS, 0), np.uint32)
+        if len(parts) > 1:
+            table = table[:, np.argsort(table[_FILE_PAGE], kind="stable")]
+        return _as_runs(_joined(table))
+
+    def _take_rows(self) -> _Table:
+        rows = np.frombuffer(self._rows, np.uint32).reshape(-1, _COLUMNS).T
+        self._rows, self._last = array("I"), {}
+        return rows[:, np.lexsort((rows[_FILE_PAGE], rows[_FILE]))]
+
+    def _spool(self) -> None:
+        rows = self._take_rows()
+        try:
+            with tempfile.TemporaryFile() as file:
+                rows.tofile(file)
+                file.flush()
+                mapped = np.memmap(file, np.uint32, "r", shape=rows.shape)
+        except OSError as error:
+            raise TransientError(
+                "the map of the backup does not fit into the temporary directory",
+                hint=f"make room in {tempfile.gettempdir()}, or name a larger directory in TMPDIR",
+                reason=error.strerror,
+            ) from error
+        self._chunks.append(_chunk(mapped))
+
+
+def _chunk(rows: _Table) -> _Chunk:
+    return _Chunk(rows, int(rows[_FILE, 0]), int(rows[_FILE, -1]))
+
+
+def _joined(table: _Table) -> _Table:
+    """Rows that continue each other as one."""
+    if table.shape[1] < 2:
+        return table
+    before, after = table[:, :-1], table[:, 1:]
+    continues = (
+        (before[_OWNER] == after[_OWNER])
+        & (before[_PACK] == after[_PACK])
+        & (before[_PACK_PAGE] + before[_PAGES] == after[_PACK_PAGE])
+    )
+    starts = np.flatnonzero(np.concatenate([[True], ~continues]))
+    joined = np.array(table[:, starts])
+    joined[_PAGES] = np.add.reduceat(table[_PAGES], starts)
+    return joined
+
+
+def _as_runs(table: _Table) -> Runs:
+    runs = np.empty(table.shape[1], RUN_TYPE)
+    names = ("file_page", "pages", "owner", "pack", "pack_page")
+    for name, column in zip(names, range(_FILE_PAGE, _COLUMNS), strict=True):
+        runs[name] = table[column]
+    return runs
