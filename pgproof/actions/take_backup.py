@@ -1,4 +1,7 @@
-"""Take a physical full backup: slot and WAL first, then the base backup, the manifest last."""
+"""Take a physical backup: slot and WAL first, then the base backup, the manifest last.
+
+Every type streams the whole cluster; a differential or incremental one does not store what its base has.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from typing import Any
 
 import psycopg
 
+from pgproof.actions.choose_base import choose_base, packs_known_damaged
 from pgproof.actions.cluster_identity import ensure_cluster
 from pgproof.actions.opening import open_repository
 from pgproof.actions.page_check import damaged_pages
@@ -29,6 +33,7 @@ from pgproof.postgres.base_backup import BackupOptions, Ended, Started, stream_b
 from pgproof.postgres.connection import connect_replication
 from pgproof.postgres.facts import ServerContext, ServerFacts, read_context, read_facts
 from pgproof.postgres.wal_stream import SystemIdentity, WalStream, stream_wal, timeline_history
+from pgproof.repository.base import Base
 from pgproof.repository.escape_hatch import ensure_restore_script
 from pgproof.repository.intake import FileIntake, StoredFiles
 from pgproof.repository.integrity import check_objects
@@ -53,12 +58,6 @@ def take_backup(
     Raises PreconditionError where something must be changed first, ConflictError if another backup of this
     cluster runs, TransientError where the same call may succeed later. Nothing is listed unless it is whole.
     """
-    if backup_type is not BackupType.FULL:
-        raise PreconditionError(
-            f"{backup_type} backups are not part of this version",
-            hint="use --type full",
-            type=str(backup_type),
-        )
     job.report("opening repository")
     repository = open_repository(config)
     with hold_lease(repository, "backup") as lease, closing(connect_replication(postgres)) as connection:
@@ -72,7 +71,16 @@ def take_backup(
         ensure_cluster(repository, facts)
         ensure_restore_script(repository.bucket)
         failpoint("backup.identified")
-        return _Run(postgres, config, repository, lease, connection, facts, job).take()
+        base = choose_base(repository, backup_type, facts)
+        findings = [] if base or backup_type is BackupType.FULL else [_without_base(backup_type)]
+        kind = backup_type if base else BackupType.FULL
+        run = _Run(postgres, config, repository, lease, connection, facts, base, kind, findings, job)
+        return run.take()
+
+
+def _without_base(wanted: BackupType) -> Finding:
+    base = "full backup" if wanted is BackupType.DIFFERENTIAL else "earlier backup"
+    return Finding("no-base", f"there is no {base} to build on: everything was stored, as a full backup")
 
 
 class _Run:
@@ -86,6 +94,9 @@ class _Run:
         lease: Lease,
         connection: psycopg.Connection[Any],
         facts: ServerFacts,
+        base: Manifest | None,
+        backup_type: BackupType,
+        findings: list[Finding],
         job: Job,
     ) -> None:
         self._postgres = postgres
@@ -97,9 +108,12 @@ class _Run:
         self._job = job
         self._level = config.compression_level if config.compression else None
         self._started_at = datetime.now(UTC)
-        self._backup_id = backup_id_for(self._started_at, BackupType.FULL, secrets.token_hex(3))
+        self._type = backup_type
+        self._base = base
+        self._backup_id = backup_id_for(self._started_at, backup_type, secrets.token_hex(3))
         self._interrupted = interrupted_runs(repository)
         self._seconds: dict[str, float] = {}
+        self._findings_so_far = findings
         self._notices: list[Finding] = []
 
     def take(self) -> BackupInfo:
@@ -111,7 +125,7 @@ class _Run:
                 "started_at": self._started_at.isoformat(),
                 "host": os.uname().nodename,
                 "pid": os.getpid(),
-                "parents": list(self._interrupted),
+                "parents": [*self._interrupted, *(self._base.packs if self._base else ())],
             },
         )
         failpoint("backup.intended")
@@ -172,8 +186,26 @@ class _Run:
         known = stored_frames(repository, self._interrupted, page_size, self._job)
         if known.owners:
             failpoint("backup.resumed")
-        with PackWriter(repository, self._backup_id, page_size, self._level, known, self._job) as writer:
-            intake = FileIntake(repository, writer, (self._backup_id, *known.owners), page_size)
+        ours = (self._backup_id, *known.owners)
+        with ExitStack() as stack:
+            base = None
+            if self._base is not None:
+                damaged = packs_known_damaged(repository, self._base)
+                base = stack.enter_context(Base(repository, self._base, len(ours), damaged))
+                failpoint("backup.based")
+            writer = stack.enter_context(
+                PackWriter(
+                    repository,
+                    self._backup_id,
+                    page_size,
+                    self._level,
+                    known,
+                    self._job,
+                    compares=base is not None,
+                )
+            )
+            owners = (*ours, *(base.owners if base else ()))
+            intake = FileIntake(repository, writer, owners, page_size, base)
             receiver = Receiver(intake)
             events = stream_base_backup(self._connection.pgconn, options, self._job)
             self._job.report("waiting for checkpoint")
@@ -191,6 +223,8 @@ class _Run:
                 self._job.report("storing the map")
                 files = intake.finish(self._job)
             failpoint("backup.mapped")
+            if base is not None and base.given_up:
+                self._findings_so_far.append(_healed(base))
         return receiver, files
 
     def _notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
@@ -224,7 +258,7 @@ class _Run:
         return self._wal.stored_bytes
 
     def _findings(self, context: ServerContext, ended: Ended, files: StoredFiles) -> list[Finding]:
-        findings = [*context.findings, *self._notices]
+        findings = [*self._findings_so_far, *context.findings, *self._notices]
         if ended.checksum_failure:
             findings.append(Finding("page-checksum", f"the server reports: {ended.checksum_failure}", True))
         if any(finding.kind == "page-checksum" for finding in findings):
@@ -271,9 +305,9 @@ class _Run:
         return Manifest(
             backup_id=self._backup_id,
             cluster=self._repository.cluster,
-            type=BackupType.FULL,
+            type=self._type,
             method="physical",
-            parent_id=None,
+            parent_id=self._base.backup_id if self._base else None,
             started_at=self._started_at,
             finished_at=datetime.now(UTC),
             size_bytes=files.size_bytes,
@@ -288,7 +322,7 @@ class _Run:
             server_version=facts.version,
             block_size=facts.block_size,
             data_checksums=facts.data_checksums,
-            change_detection="none",
+            change_detection="compare" if self._base else "none",
             maps=files.maps,
             packs=files.packs,
             tablespaces=tuple(receiver.tablespaces),
@@ -303,3 +337,14 @@ class _Run:
         begun = time.monotonic()
         yield
         self._seconds[phase] = time.monotonic() - begun
+
+
+def _healed(base: Base) -> Finding:
+    named = sorted(base.given_up)
+    more = f" and {len(named) - 3:,} more" if len(named) > 3 else ""
+    return Finding(
+        "healed",
+        "what the base has in damaged or missing objects was stored again; backups that name them stay damaged: "
+        + ", ".join(named[:3])
+        + more,
+    )

@@ -20,6 +20,7 @@ from pgproof.actions.scratch_place import scratch_place
 from pgproof.errors import DataError
 from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig, VerifyLevel
+from pgproof.model.damage import damaged_packs
 from pgproof.model.job import Job
 from pgproof.model.manifest import Manifest
 from pgproof.model.report import Check, VerificationReport
@@ -108,6 +109,9 @@ class _Verification:
             bytes_read=self._bytes_read,
             checks=tuple(self._checks),
             damage=tuple(self._damage[:_SHOWN]),
+            damaged_packs=tuple(
+                f"packs/{owner}/{number:08d}" for owner, number in sorted(damaged_packs(self._damage))
+            ),
             sandbox=self._sandbox,
         )
 

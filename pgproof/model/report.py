@@ -136,7 +136,8 @@ class VerificationReport:
 
     `proven` is true only when the backup was really restored and started. `checks` lists every
     step with its duration; `bytes_read` counts stored bytes, `seconds` the whole run.
-    `damage` names what is missing or wrong (object, file and page).
+    `damage` names what is missing or wrong (object, file and page), or the beginning of it; `damaged_packs` names
+    all packs that are: the next backup that would build on them stores their pages again.
     """
 
     backup_id: str
@@ -148,6 +149,7 @@ class VerificationReport:
     bytes_read: int
     checks: tuple[Check, ...] = ()
     damage: tuple[str, ...] = ()
+    damaged_packs: tuple[str, ...] = ()
     sandbox: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -162,6 +164,7 @@ class VerificationReport:
             "sandbox": self.sandbox,
             "checks": [check.to_json() for check in self.checks],
             "damage": list(self.damage),
+            "damaged_packs": list(self.damaged_packs),
         }
 
 

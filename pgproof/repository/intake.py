@@ -24,10 +24,12 @@ from pgproof.model.filemap import (
 )
 from pgproof.model.job import Job
 from pgproof.model.manifest import MapRef
+from pgproof.repository.base import Base, OldFile
+from pgproof.repository.comparing import Member
 from pgproof.repository.frame_slots import FRAME_SIZE, Slot
 from pgproof.repository.repository import Repository
 from pgproof.repository.resume import OWN
-from pgproof.repository.writer import Member, PackWriter
+from pgproof.repository.writer import PackWriter
 
 _LEAST_SHARED = 128 << 10
 _FILES_PER_CUT = 16
@@ -53,21 +55,30 @@ class _Filling:
     slot: Slot
     used: int
     members: list[Member]
+    cuts: bool = False
 
 
 class FileIntake:
     """Feed it files one after another: `begin`, any number of `data`, `end`.
 
-    `owners` are the runs whose packs may be named: this one, and those of the writer's known frames.
+    `owners` are the runs whose packs may be named: this one, those of the writer's known frames, and those of the
+    `base`, whose pages are not stored again.
     """
 
     def __init__(
-        self, repository: Repository, writer: PackWriter, owners: tuple[str, ...], page_size: int
+        self,
+        repository: Repository,
+        writer: PackWriter,
+        owners: tuple[str, ...],
+        page_size: int,
+        base: Base | None = None,
     ) -> None:
         self._repository = repository
         self._writer = writer
         self._owners = owners
         self._page_size = page_size
+        self._base = base
+        self._old: OldFile | None = None
         self._paths: list[bytes] = []
         self._kinds = array("B")
         self._sizes = array("Q")
@@ -86,6 +97,8 @@ class FileIntake:
     def begin(self, path: bytes, size: int, mode: int) -> None:
         self._add(path, FILE, size, mode)
         self._left, self._page, self._crc, self._filling = size, 0, 0, None
+        if self._base is not None:
+            self._old = self._base.file(path)
         if 0 < size < FRAME_SIZE:
             self._filling = self._shared_frame(-(-size // self._page_size) * self._page_size)
 
@@ -125,7 +138,8 @@ class FileIntake:
         failpoint("map.begun")
         maps, map_bytes = self._store_maps(job)
         runs = self._writer.runs
-        reused = sum(runs.pages(number) for number in range(len(self._owners)) if number != OWN)
+        interrupted = len(self._owners) - (len(self._base.owners) if self._base else 0)
+        reused = sum(runs.pages(number) for number in range(OWN + 1, interrupted))
         return StoredFiles(
             maps=tuple(maps),
             packs=self._named_packs(),
@@ -155,35 +169,40 @@ class FileIntake:
         filling.used = whole
         if filling is self._shared:
             pages = -(-self._sizes[-1] // self._page_size)
-            filling.members.append(Member(len(self._paths) - 1, 0, pages))
+            filling.members.append(Member(len(self._paths) - 1, 0, pages, self._old))
         else:
             self._put_own(filling)
 
     def _put_own(self, filling: _Filling) -> None:
         pages = filling.used // self._page_size
-        self._writer.put(filling.slot, [Member(len(self._paths) - 1, self._page, pages)])
+        cuts = self._page == 0 and self._cuts_at_path()
+        member = Member(len(self._paths) - 1, self._page, pages, self._old)
+        self._writer.put(filling.slot, [member], cuts=cuts)
         self._page += pages
         self._filling = None
 
     def _shared_frame(self, wanted: int) -> _Filling:
         """The frame that takes the file that begins, with room for `wanted` bytes."""
         shared = self._shared
-        if shared is not None and (shared.used + wanted > FRAME_SIZE or self._cuts_here(shared)):
+        cuts = self._cuts_at_path()
+        if shared is not None and (
+            shared.used + wanted > FRAME_SIZE or (cuts and shared.used >= _LEAST_SHARED)
+        ):
             self._put_shared()
             shared = None
         if shared is None:
-            shared = self._shared = _Filling(self._writer.slot(), 0, [])
+            shared = self._shared = _Filling(self._writer.slot(), 0, [], cuts)
         return shared
 
     def _put_shared(self) -> None:
         if self._shared is not None:
-            self._writer.put(self._shared.slot, self._shared.members)
+            self._writer.put(self._shared.slot, self._shared.members, cuts=self._shared.cuts)
             self._shared = None
 
-    def _cuts_here(self, shared: _Filling) -> bool:
+    def _cuts_at_path(self) -> bool:
         """Whether a shared frame ends before the current file: the path says so, so that a file that comes, goes
         or grows changes one frame and not all that follow."""
-        return shared.used >= _LEAST_SHARED and self._path_hash(self._paths[-1])[0] % _FILES_PER_CUT == 0
+        return self._path_hash(self._paths[-1])[0] % _FILES_PER_CUT == 0
 
     def _store_maps(self, job: Job) -> tuple[list[MapRef], int]:
         refs: list[MapRef] = []

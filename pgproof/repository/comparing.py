@@ -1,0 +1,82 @@
+"""Which pages of a frame an earlier backup has already: those whose tag is that of the page at the same place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pgproof.repository.base import NOWHERE, OldFile, OldPages
+
+_Mask = npt.NDArray[np.bool_]
+
+
+class Member(NamedTuple):
+    """Some pages of a file that lie in a frame, and the file as an earlier backup has it."""
+
+    file: int
+    file_page: int
+    pages: int
+    old: OldFile | None = None
+
+
+class Compared(NamedTuple):
+    """A member, the page of the frame at which it begins, and which of its pages are `old` ones."""
+
+    member: Member
+    at: int
+    old: OldPages | None
+    same: _Mask
+
+    def changed(self) -> Iterator[tuple[int, Member]]:
+        """The pages that must be stored: where they begin in the frame, and what they are."""
+        for begin, end in _stretches(~self.same):
+            yield self.at + begin, Member(self.member.file, self.member.file_page + begin, end - begin)
+
+    def kept(self) -> Iterator[tuple[int, int, int, int, int]]:
+        """The others as runs: page of the file, pages, and owner, pack and page where they lie."""
+        if self.old is None:
+            return
+        owner, pack, page, _tags = self.old
+        for begin, end in _stretches(self.same):
+            breaks = (
+                np.flatnonzero(
+                    (np.diff(owner[begin:end]) != 0)
+                    | (np.diff(pack[begin:end]) != 0)
+                    | (np.diff(page[begin:end].astype(np.int64)) != 1)
+                )
+                + begin
+                + 1
+            )
+            for first, last in zip([begin, *breaks.tolist()], [*breaks.tolist(), end], strict=True):
+                yield (
+                    self.member.file_page + first,
+                    last - first,
+                    int(owner[first]),
+                    int(pack[first]),
+                    int(page[first]),
+                )
+
+
+def compare(members: Sequence[Member], digests: bytes) -> list[Compared]:
+    """`digests` are those of the frame's pages; a page's tag is the beginning of its digest."""
+    pages = sum(member.pages for member in members)
+    tags = np.frombuffer(digests, "<u8").reshape(pages, -1)[:, 0]
+    found = []
+    at = 0
+    for member in members:
+        old, same = None, np.zeros(member.pages, np.bool_)
+        if member.old is not None:
+            old = member.old.pages(member.file_page, member.pages)
+            same = (old.tags == tags[at : at + member.pages]) & (old.owner != NOWHERE)
+        found.append(Compared(member, at, old, same))
+        at += member.pages
+    return found
+
+
+def _stretches(mask: _Mask) -> Iterator[tuple[int, int]]:
+    """Where the mask is true without a break: beginnings and ends."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
+    yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
