@@ -103,7 +103,7 @@ class Receiver:
     def _content(self, data: memoryview) -> None:
         if self._parser is None:
             raise DataError("the server sent data outside an archive")
-        for item in self._parser.feed(data):
+        for item in [data] if self._parser.inside(data) else self._parser.feed(data):
             if isinstance(item, Member):
                 self._member(item)
             else:

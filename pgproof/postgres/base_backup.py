@@ -132,9 +132,11 @@ def stream_base_backup(pgconn: pq.abc.PGconn, options: BackupOptions, job: Job) 
 
 
 def _copy(pgconn: pq.abc.PGconn, job: Job) -> Iterator[Event]:
+    looked = False
     while True:
         nbytes, message = pgconn.get_copy_data(1)
         if nbytes > 0:
+            looked = False
             kind = message[0]
             if kind == 0x64:  # d
                 failpoint("base.data")
@@ -151,7 +153,11 @@ def _copy(pgconn: pq.abc.PGconn, job: Job) -> Iterator[Event]:
             else:
                 raise DataError("the server sent a message this version does not know", kind=chr(kind))
         elif nbytes == 0:
-            _wait(pgconn, job, "the base backup")
+            # Mostly more has come meanwhile, and to take it costs less than to ask first whether it is there.
+            if looked:
+                _wait(pgconn, job)
+            _consume(pgconn, "the base backup")
+            looked = not looked
         else:
             return
 
@@ -202,16 +208,20 @@ def _rows(pgconn: pq.abc.PGconn, job: Job, what: str) -> list[dict[str, bytes | 
 def _result(pgconn: pq.abc.PGconn, job: Job) -> pq.abc.PGresult | None:
     pgconn.flush()
     while pgconn.is_busy():
-        _wait(pgconn, job, "the base backup")
+        _wait(pgconn, job)
+        _consume(pgconn, "the base backup")
     return pgconn.get_result()
 
 
-def _wait(pgconn: pq.abc.PGconn, job: Job, what: str) -> None:
+def _wait(pgconn: pq.abc.PGconn, job: Job) -> None:
     """Wait for the server, a second at most between looks at the job."""
     poll = select.poll()
     poll.register(pgconn.socket, select.POLLIN)
     while not poll.poll(500):
         job.checkpoint()
+
+
+def _consume(pgconn: pq.abc.PGconn, what: str) -> None:
     try:
         pgconn.consume_input()
     except psycopg.Error as error:

@@ -43,6 +43,13 @@ class TarParser:
         """Whether the archive's end was seen: two blocks of zeros and nothing after them."""
         return self._zero_blocks == 2 and not self._header and not self._left and not self._padding
 
+    def inside(self, data: memoryview) -> bool:
+        """Whether all of `data` is content of the current file; then it counts as fed. Most of a stream is."""
+        if len(data) > self._left:
+            return False
+        self._left -= len(data)
+        return True
+
     def feed(self, data: memoryview) -> Iterator[Member | memoryview]:
         while data:
             if self._left:

@@ -42,6 +42,15 @@ class OldPages(NamedTuple):
     tags: _Tags
 
 
+class OldRun(NamedTuple):
+    """Pages of a file that lie behind one another in a pack, and their tags."""
+
+    owner: int
+    pack: int
+    page: int
+    tags: _Tags
+
+
 class OldFile:
     """One file of the earlier backup."""
 
@@ -50,6 +59,20 @@ class OldFile:
         self._runs = segment.runs_of(entry)
         self._firsts = self._runs["file_page"]
         self._owners = owners
+
+    def run_of(self, first: int, count: int) -> OldRun | None:
+        """The pages from `first` on if they lie behind one another: the common case, and many times cheaper."""
+        at = int(self._firsts.searchsorted(first, "right")) - 1
+        if at < 0:
+            return None
+        run_first, run_pages, run_owner, pack, pack_page = self._runs[at].item()
+        if first + count > run_first + run_pages or run_owner == ZEROS:
+            return None
+        owner, page = self._owners[run_owner], pack_page + first - run_first
+        tags = self._base.tags(owner, pack)
+        if tags is None or page + count > len(tags):
+            return None
+        return OldRun(owner, pack, page, tags[page : page + count])
 
     def pages(self, first: int, count: int) -> OldPages:
         """The pages from `first` on; those that the file did not have are NOWHERE."""

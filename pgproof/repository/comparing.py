@@ -8,9 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pgproof.repository.base import NOWHERE, OldFile, OldPages
+from pgproof.repository.base import NOWHERE, OldFile, OldPages, OldRun
+from pgproof.repository.frame_slots import FRAME_SIZE, SMALLEST_PAGE
 
 _Mask = npt.NDArray[np.bool_]
+_ALL = np.ones(FRAME_SIZE // SMALLEST_PAGE, np.bool_)
+_NONE = ~_ALL
 
 
 class Member(NamedTuple):
@@ -27,8 +30,12 @@ class Compared(NamedTuple):
 
     member: Member
     at: int
-    old: OldPages | None
+    old: OldRun | OldPages | None
     same: _Mask
+
+    @property
+    def unchanged(self) -> bool:
+        return isinstance(self.old, OldRun)
 
     def changed(self) -> Iterator[tuple[int, Member]]:
         """The pages that must be stored: where they begin in the frame, and what they are."""
@@ -38,6 +45,9 @@ class Compared(NamedTuple):
     def kept(self) -> Iterator[tuple[int, int, int, int, int]]:
         """The others as runs: page of the file, pages, and owner, pack and page where they lie."""
         if self.old is None:
+            return
+        if isinstance(self.old, OldRun):
+            yield (self.member.file_page, self.member.pages, *self.old[:3])
             return
         owner, pack, page, _tags = self.old
         for begin, end in _stretches(self.same):
@@ -67,13 +77,19 @@ def compare(members: Sequence[Member], digests: bytes) -> list[Compared]:
     found = []
     at = 0
     for member in members:
-        old, same = None, np.zeros(member.pages, np.bool_)
-        if member.old is not None:
-            old = member.old.pages(member.file_page, member.pages)
-            same = (old.tags == tags[at : at + member.pages]) & (old.owner != NOWHERE)
-        found.append(Compared(member, at, old, same))
+        found.append(_compare(member, at, tags[at : at + member.pages]))
         at += member.pages
     return found
+
+
+def _compare(member: Member, at: int, tags: npt.NDArray[np.uint64]) -> Compared:
+    if member.old is None:
+        return Compared(member, at, None, _NONE[: member.pages])
+    run = member.old.run_of(member.file_page, member.pages)
+    if run is not None and run.tags.tobytes() == tags.tobytes():
+        return Compared(member, at, run, _ALL[: member.pages])
+    old = member.old.pages(member.file_page, member.pages)
+    return Compared(member, at, old, (old.tags == tags) & (old.owner != NOWHERE))
 
 
 def _stretches(mask: _Mask) -> Iterator[tuple[int, int]]:

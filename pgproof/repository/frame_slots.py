@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 FRAME_SIZE = 512 << 10
 DIGEST_LENGTH = 32
-_SMALLEST_PAGE = 512
-_DIGESTS = FRAME_SIZE // _SMALLEST_PAGE * DIGEST_LENGTH
+SMALLEST_PAGE = 512
+_DIGESTS = FRAME_SIZE // SMALLEST_PAGE * DIGEST_LENGTH
 _SLOT = 2 * FRAME_SIZE + _DIGESTS
 # In front of the slots: what every worker needs to know. The key is here because arguments can be read by others.
 _HEAD = struct.Struct("<32sI")

@@ -158,12 +158,13 @@ class PackWriter:
         if pending.cuts and self._gathering is not None and self._gathering.pages >= _LEAST_GATHERED:
             self._gathering = self._put_gathered(self._gathering)
         compared = compare(pending.members, pending.digests)
-        if any(each.same.any() for each in compared):
+        if any(each.unchanged or each.same.any() for each in compared):
             for each in compared:
                 for run in each.kept():
                     self.runs.add(each.member.file, *run)
-                for at, part in each.changed():
-                    self._gather(pending, at, part)
+                if not each.unchanged:
+                    for at, part in each.changed():
+                        self._gather(pending, at, part)
             self._workers.give_back(pending.slot)
         else:
             self._store(pending)
