@@ -14,13 +14,17 @@ from tests.support.postgres import Cluster
 
 Place = Literal["directory", "S3", ""]
 FULL, RESTORE, VERIFY = "full", "restore", "verify"
+# One more backup after one page in a hundred was changed, and the restore of what ten of them left.
+INCREMENTAL, TENTH = "incremental", "tenth"
+INCREMENTALS = 10
 
 
 @dataclass(frozen=True)
 class Subject:
     """A contender that is ready: `operations` run in their order, each given a path that does not exist yet.
 
-    `stored` tells bytes and number of the objects that a backup left. `cold` are the directories that must not be
+    `incremental` is run, and not measured, until there are ten. `stored` tells bytes and number of the objects that a
+    backup left. `cold` are the directories that must not be
     in the page cache when something is read back. `store` is the process id of the S3 server. `verified` is what a
     verification must have said.
     """
@@ -30,6 +34,7 @@ class Subject:
     cold: Sequence[Path] = field(default_factory=tuple)
     store: int | None = None
     verified: str = ""
+    incremental: Callable[[], Command] | None = None
 
 
 class Contender(Protocol):

@@ -65,6 +65,16 @@ def fill(cluster: Cluster, gigabytes: float, small_tables: int = SMALL_TABLES) -
     cluster.psql("CHECKPOINT")
 
 
+def change_pages(cluster: Cluster) -> None:
+    """Change one page in a hundred of each large table, at random and in place: a row of it is locked once."""
+    for table in ("orders", "visits", "documents"):
+        cluster.psql(
+            f"SELECT count(*) FROM (SELECT 1 FROM {table} WHERE ctid = ANY (ARRAY("
+            f"SELECT format('(%s,1)', floor(random() * pg_relation_size('{table}') / 8192)::int)::tid "
+            f"FROM generate_series(1, greatest(1, pg_relation_size('{table}') / 819200)))) FOR UPDATE) changed"
+        )
+
+
 def counts(cluster: Cluster) -> str:
     """What a restored cluster must answer as its source does."""
     last = cluster.psql("SELECT max(substr(relname, 7)::int) FROM pg_class WHERE relname ~ '^small_[0-9]+$'")

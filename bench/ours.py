@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.contender import FULL, RESTORE, VERIFY, Place, Subject, size_of
+from bench.contender import FULL, INCREMENTAL, RESTORE, TENTH, VERIFY, Place, Subject, size_of
 from bench.measure import Command, measure
 from bench.store import BUCKET, tls_store
 from tests.support import machine
@@ -40,26 +40,42 @@ class Ours:
                     "SSL_CERT_FILE": str(store.authority),
                 }
                 subject = Subject(
-                    _operations(environment), store.stored, [store.server.root], store.server.pid
+                    _operations(environment),
+                    store.stored,
+                    [store.server.root],
+                    store.server.pid,
+                    incremental=lambda: _create(environment, "incremental"),
                 )
             else:
                 repository = work / "pgproof"
                 repository.mkdir()
                 stack.callback(shutil.rmtree, repository)
                 environment["BACKUP_DIR"] = str(repository)
-                subject = Subject(_operations(environment), lambda: size_of(repository), [repository])
+                subject = Subject(
+                    _operations(environment),
+                    lambda: size_of(repository),
+                    [repository],
+                    incremental=lambda: _create(environment, "incremental"),
+                )
             measure(_command(environment, "init", "--yes"), work / "init.log")
             yield subject
 
 
 def _operations(environment: Mapping[str, str]) -> dict[str, Callable[[Path], Command]]:
+    def restore(path: Path) -> Command:
+        return _command(environment, "restore", "latest", "--data-dir", str(path), "--no-recover", "--yes")
+
     return {
-        FULL: lambda _path: _command(environment, "create", "--type", "full", "--json"),
-        RESTORE: lambda path: _command(
-            environment, "restore", "latest", "--data-dir", str(path), "--no-recover", "--yes"
-        ),
+        FULL: lambda _path: _create(environment, "full"),
+        RESTORE: restore,
         VERIFY: lambda _path: _command(environment, "verify", "latest", "--level", "frames"),
+        INCREMENTAL: lambda _path: _create(environment, "incremental"),
+        TENTH: restore,
     }
+
+
+def _create(environment: Mapping[str, str], kind: str) -> Command:
+    return _command(environment, "create", "--type", kind, "--json")
 
 
 def _command(environment: Mapping[str, str], *arguments: str) -> Command:

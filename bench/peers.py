@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.contender import FULL, RESTORE, VERIFY, Place, Subject, size_of
+from bench.contender import FULL, INCREMENTAL, RESTORE, TENTH, VERIFY, Place, Subject, size_of
 from bench.measure import Command
 from bench.store import BUCKET, Store, tls_store
 from tests.support import machine
@@ -73,22 +73,33 @@ class PgBackRest:
             machine.run([*program, "stanza-create"])
             _archive_by(source, " ".join([*program, "archive-push", "%p"]))
             stack.callback(_archive_by, source, NO_ARCHIVING)
+
+            def restore(path: Path) -> Command:
+                return Command([*program, f"--pg1-path={new_directory(path)}", "restore"], as_service=True)
+
+            def incremental() -> Command:
+                return Command([*program, "--type=incr", "backup"], as_service=True)
+
             operations = {
                 FULL: lambda _path: Command([*program, "--type=full", "backup"], as_service=True),
-                RESTORE: lambda path: Command(
-                    [*program, f"--pg1-path={new_directory(path)}", "restore"], as_service=True
-                ),
+                RESTORE: restore,
                 VERIFY: lambda _path: Command(
                     [*program, "--output=text", "--verbose", "verify"], as_service=True
                 ),
+                INCREMENTAL: lambda _path: incremental(),
+                TENTH: restore,
             }
             # Its exit status does not tell damage.
             verified = "status: valid"
             if store:
-                yield Subject(operations, store.stored, [store.server.root], store.server.pid, verified)
+                yield Subject(
+                    operations, store.stored, [store.server.root], store.server.pid, verified, incremental
+                )
             else:
                 repository = root / "repository"
-                yield Subject(operations, lambda: size_of(repository), [repository], None, verified)
+                yield Subject(
+                    operations, lambda: size_of(repository), [repository], None, verified, incremental
+                )
 
     def _config(self, root: Path, source: Cluster, store: Store | None) -> str:
         settings = {

@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from bench import data
-from bench.contender import FULL, RESTORE, VERIFY, Contender, drop_from_cache
+from bench.contender import (
+    FULL,
+    INCREMENTAL,
+    INCREMENTALS,
+    RESTORE,
+    TENTH,
+    VERIFY,
+    Contender,
+    Subject,
+    drop_from_cache,
+)
 from bench.measure import measure
 from tests.support.postgres import Cluster
 
@@ -53,11 +63,17 @@ def measurements(
 def _one(contender: Contender, source: Cluster, number: int, work: Path, rows: str) -> Iterator[Measurement]:
     with contender.prepared(source, work) as subject:
         for operation, command in subject.operations.items():
-            if operation in (RESTORE, VERIFY):
+            if operation == INCREMENTAL:
+                data.change_pages(source)
+            if operation == TENTH:
+                _more_incrementals(subject, source, work)
+            if operation in (RESTORE, VERIFY, TENTH):
                 drop_from_cache(subject.cold)
+            before = subject.stored() if subject.stored else (0, 0)
             path = work / "target"
             cost = measure(command(path), work / "log", server=source.pid, store=subject.store)
-            stored, objects = subject.stored() if subject.stored and operation == FULL else (0, 0)
+            after = subject.stored() if subject.stored and operation in (FULL, INCREMENTAL) else before
+            stored, objects = after[0] - before[0], after[1] - before[1]
             measured = Measurement(
                 contender.name,
                 contender.major,
@@ -72,7 +88,7 @@ def _one(contender: Contender, source: Cluster, number: int, work: Path, rows: s
                 stored / 1e6,
                 objects,
             )
-            if operation == RESTORE:
+            if operation in (RESTORE, TENTH):
                 check_restored(path, source, rows)
             if operation == VERIFY:
                 assert subject.verified in cost.output, (
@@ -80,6 +96,13 @@ def _one(contender: Contender, source: Cluster, number: int, work: Path, rows: s
                 )
             shutil.rmtree(path, ignore_errors=True)
             yield measured
+
+
+def _more_incrementals(subject: Subject, source: Cluster, work: Path) -> None:
+    assert subject.incremental is not None
+    for _number in range(INCREMENTALS - 1):
+        data.change_pages(source)
+        measure(subject.incremental(), work / "log")
 
 
 def check_restored(data_dir: Path, source: Cluster, rows: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from bench.contender import FULL, RESTORE, VERIFY
+from bench.contender import FULL, INCREMENTAL, RESTORE, TENTH, VERIFY
 from bench.limits import NAME as LIMIT
 from bench.limits import STREAM, WRITE_CACHE, WRITE_STEPS, ZSTD_FRAMES, ZSTD_ONE, ZSTD_TWO
 from bench.ours import NAME as OURS
@@ -29,6 +29,8 @@ _TITLES = {
     FULL: "full backup",
     RESTORE: "restore",
     VERIFY: "verify (every stored byte read and checked)",
+    INCREMENTAL: "incremental backup, one page in a hundred changed",
+    TENTH: "restore of the tenth incremental",
 }
 
 
@@ -114,6 +116,17 @@ def targets(found: Mapping[Key, Row], cores: int, gigabytes: float) -> list[Targ
     ratio("restore, wall time", "directory", RESTORE, "wall", 0.7)
     ratio("S3: full backup, wall time", "S3", FULL, "wall", 0.8)
     ratio("S3: restore, wall time", "S3", RESTORE, "wall", 0.8)
+    first, tenth, compared = (
+        found.get((15, "directory", operation, OURS)) for operation in (RESTORE, TENTH, INCREMENTAL)
+    )
+    if first and tenth:
+        results.append(
+            Target("restore of the tenth incremental, wall time by the full's", tenth.wall / first.wall, 1.1)
+        )
+    if compared and stream:
+        results.append(
+            Target("incremental (compare), wall time by the raw stream's", compared.wall / stream.wall, 1.25)
+        )
     memory = [row.memory_mb for row in found.values() if row.name == OURS]
     if memory:
         results.append(Target("peak memory of any of our operations", max(memory), 200, " MB"))

@@ -9,7 +9,7 @@ import pytest
 
 from bench import data
 from bench.__main__ import run, sources
-from bench.contender import FULL, RESTORE, VERIFY, Contender
+from bench.contender import FULL, INCREMENTAL, RESTORE, TENTH, VERIFY, Contender
 from bench.limits import STREAM, Limits
 from bench.ours import Ours
 from bench.peers import PgBaseBackup
@@ -38,7 +38,7 @@ def test_us_beside_pg_basebackup(tmp_path: Path, capsys: pytest.CaptureFixture[s
     done = {(operation, name) for _major, _place, operation, name in found}
     assert done == {
         (STREAM, "limit"),
-        *((operation, "pgproof") for operation in (FULL, RESTORE, VERIFY)),
+        *((operation, "pgproof") for operation in (FULL, RESTORE, VERIFY, INCREMENTAL, TENTH)),
         (FULL, "pg_basebackup"),
     }
     ours, its = (found[17, "directory", FULL, name] for name in ("pgproof", "pg_basebackup"))
