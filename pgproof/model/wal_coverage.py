@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import pairwise
 from typing import Self
 
@@ -109,3 +110,43 @@ def _next_end(coverage: Coverage, position: Lsn, spans: tuple[Span, ...], segmen
         newer = [other.start.segment_start(segment_size) for other in spans if other not in candidates]
         return min(limits + newer)
     return position
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """A recovery that was planned: along which path, and up to where there is WAL for it."""
+
+    history: TimelineHistory
+    end: Lsn
+
+
+class Verdict(StrEnum):
+    """What becomes of PostgreSQL's wish for a segment. Only `ABSENT` may be told as the end of the WAL."""
+
+    SERVED = "served"
+    ABSENT = "absent"
+    HOLE = "hole"
+
+
+def judge(coverage: Coverage, segment: WalSegment, begin: Lsn, promise: Promise | None) -> Verdict:
+    """Whether a segment can be handed out, is the end of the WAL, or is a hole, which PostgreSQL would take
+    for the end and promote a cluster that lacks what lies behind.
+
+    `coverage` tells what is stored of the segment's timeline from this segment on.
+    """
+    end = served_end(coverage, segment, begin)
+    reaches = end if end is not None else segment.start
+    span = (
+        next((s for s in promise.history.spans() if s.timeline == segment.timeline), None)
+        if promise
+        else None
+    )
+    if promise is not None and span is not None:
+        wanted = min(promise.end, segment.end, *([span.end] if span.end is not None else []))
+        broken = max(reaches, span.start) < wanted
+    else:
+        known = coverage.of_timeline(segment.timeline)
+        broken = reaches < segment.end and bool(known) and known[-1].end > max(reaches, begin)
+    if broken:
+        return Verdict.HOLE
+    return Verdict.ABSENT if end is None else Verdict.SERVED

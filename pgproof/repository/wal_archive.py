@@ -7,9 +7,12 @@ told only by a list, of a repository that is seen to be there afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from pgproof.errors import DataError, PreconditionError, TransientError
 from pgproof.model.lsn import Lsn, WalSegment
@@ -17,11 +20,13 @@ from pgproof.model.timelines import TimelineHistory
 from pgproof.model.wal_coverage import Coverage, Piece
 from pgproof.model.wal_names import StoredRange, parse_history_name, parse_stored_name
 from pgproof.repository.bucket import ObjectInfo
-from pgproof.repository.packs import FRAME_SIZE, PackBuilder, make_frame
+from pgproof.repository.packs import FRAME_SIZE, Frame, PackBuilder, make_frame
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Buffer, Kind
 
 WAL_PAGE = 8192
+_FRAMES_AT_ONCE = 32
+_FRAMES_IN_FLIGHT = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ class WalArchive:
         self.repository = repository
         self.system_identifier = system_identifier
         self.segment_size = segment_size
+        self._histories: set[int] = set()
 
     @classmethod
     def open(cls, repository: Repository) -> WalArchive:
@@ -126,6 +132,14 @@ class WalArchive:
             return [StoredWal(whole, info)]
         return [each for each in self.later_than(segment).pieces if each.range.segment == segment]
 
+    def partials_of(self, segment: WalSegment) -> list[StoredWal]:
+        """What promoted servers stored of a segment that its timeline did not finish."""
+        layout = self.repository.layout
+        prefix = layout.partial(segment, "")
+        listed = self.repository.bucket.list(layout.timeline(segment.timeline), prefix)
+        whole = StoredRange(segment, 0, segment.size)
+        return [StoredWal(whole, info) for info in listed if info.key.startswith(prefix)]
+
     def read_segment(self, segment: WalSegment, pieces: Iterable[StoredWal]) -> SegmentBytes | None:
         """The segment's bytes up to the first one that no piece has; None if that is the very first.
 
@@ -152,8 +166,12 @@ class WalArchive:
         return SegmentBytes(bytes(data), segment.start + end) if end else None
 
     def _read(self, stored: StoredWal) -> bytes:
+        return b"".join(self.plain(stored))
+
+    def plain(self, stored: StoredWal) -> Iterator[bytes]:
+        """The bytes of a segment or part, a frame at a time, read some frames at once. DataError for damage."""
         reader = self.repository.open_wal_object(stored.info)
-        length = stored.range.end - stored.range.start
+        length, count = stored.range.end - stored.range.start, len(reader.index.codecs)
         if reader.index.plain_size != length:
             raise DataError(
                 "a WAL object does not have the length that its name says",
@@ -161,13 +179,13 @@ class WalArchive:
                 bytes=reader.index.plain_size,
                 expected=length,
             )
-        hashes = self.repository.hashes
-        sealed = memoryview(reader.read_frames(0, len(reader.index.codecs)))
-        offsets = reader.index.offsets - reader.index.offsets[0]
-        return b"".join(
-            reader.open_frame(frame, sealed[int(offsets[frame]) : int(offsets[frame + 1])], hashes)
-            for frame in range(len(reader.index.codecs))
-        )
+        offsets = reader.index.offsets
+        for first in range(0, count, _FRAMES_AT_ONCE):
+            some = range(first, min(first + _FRAMES_AT_ONCE, count))
+            sealed = memoryview(reader.read_frames(first, len(some)))
+            for frame in some:
+                start, end = (int(offsets[n] - offsets[first]) for n in (frame, frame + 1))
+                yield reader.open_frame(frame, sealed[start:end], self.repository.hashes)
 
     def create(self, stored: StoredRange, data: Buffer, level: int | None) -> int:
         """Store a segment, or a part of one; return the bytes stored now, 0 if the same was there.
@@ -178,14 +196,28 @@ class WalArchive:
             raise DataError(
                 "not the bytes that the name says", expected=stored.end - stored.start, bytes=len(data)
             )
-        return self.create_object(self.repository.layout.wal_range(stored), data, level)
-
-    def create_object(self, key: str, data: Buffer, level: int | None) -> int:
-        builder = PackBuilder(self.repository.key, Kind.WAL, key, WAL_PAGE, tags=False)
         view = memoryview(data)
-        for at in range(0, len(view), FRAME_SIZE):
-            frame = make_frame(self.repository.hashes, WAL_PAGE, level, view[at : at + FRAME_SIZE])
-            builder.add(frame)
+        frames = (view[at : at + FRAME_SIZE] for at in range(0, len(view), FRAME_SIZE))
+        return self.create_object(self.repository.layout.wal_range(stored), frames, level)
+
+    def create_object(
+        self, key: str, frames: Iterable[Buffer], level: int | None, pool: Executor | None = None
+    ) -> int:
+        """Store frames of FRAME_SIZE bytes, the last one may be shorter, in a WAL object. With `pool` several of
+        them are compressed at once."""
+        builder = PackBuilder(self.repository.key, Kind.WAL, key, WAL_PAGE, tags=False)
+        make = partial(make_frame, self.repository.hashes, WAL_PAGE, level)
+        if pool is None:
+            for frame in map(make, frames):
+                builder.add(frame)
+        else:
+            waiting: deque[Future[Frame]] = deque()
+            for data in frames:
+                waiting.append(pool.submit(make, data))
+                if len(waiting) > _FRAMES_IN_FLIGHT:
+                    builder.add(waiting.popleft().result())
+            for future in waiting:
+                builder.add(future.result())
         return self.repository.create_wal_object(key, builder)
 
     # history files
@@ -194,6 +226,14 @@ class WalArchive:
         """Store a history file for ever; return whether it is new. ConflictError if another one is there."""
         TimelineHistory.parse(timeline, content)
         return self.repository.create_history(timeline, content)
+
+    def knows_history(self, timeline: int) -> bool:
+        """Whether a history file is stored; asked once for each."""
+        if timeline not in self._histories:
+            if self.repository.bucket.head(self.repository.layout.history(timeline)) is None:
+                return False
+            self._histories.add(timeline)
+        return True
 
     def read_history(self, timeline: int) -> bytes | None:
         """A history file, or None if none is listed."""

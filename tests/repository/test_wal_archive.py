@@ -131,7 +131,7 @@ def test_parts_that_disagree_are_never_put_together() -> None:
 def test_a_part_that_does_not_hold_what_its_name_says_is_refused() -> None:
     archive = archive_in(memory_bucket())
     key = archive.repository.layout.wal_range(StoredRange(SEGMENT, 0, 500))
-    archive.create_object(key, bytes(499), 3)
+    archive.create_object(key, [bytes(499)], 3)
     with pytest.raises(DataError, match="length that its name says"):
         archive.read_segment(SEGMENT, archive.pieces_of(SEGMENT))
     with pytest.raises(DataError, match="not the bytes"):
