@@ -145,7 +145,7 @@ def leave_wal_source(config: BackupConfig, data_dir: Path, user: OsUser | None) 
     interpreter = _interpreter_for(user)
     with Spool.of(data_dir, user) as spool:
         spool.empty()
-        spool.put(CONFIG, [_as_toml(config).encode()])
+        spool.put(CONFIG, [config_as_toml(config).encode()])
     start = [*_start(interpreter), "--config", f"{FOLDER}/{CONFIG}"]
     return restore_command_by_client(_client(interpreter), start)
 
@@ -184,7 +184,7 @@ def _interpreter_for(user: OsUser | None) -> str:
     return str(interpreter)
 
 
-def _as_toml(config: BackupConfig) -> str:
+def config_as_toml(config: BackupConfig) -> str:
     """The `[backup]` table that opens the same repository from anywhere."""
     values: dict[str, Any] = {"passphrase": passphrase_of(config)}
     for field in fields(config):

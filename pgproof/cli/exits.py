@@ -32,7 +32,8 @@ EPILOG = """exit status:
   5  stored data is missing or wrong
   6  somebody else holds the lease, or stored something different
   7  a verification or a check was carried out and did not pass
-  44 and 255  of `wal fetch`: proven not to be there, and any failure
+  44 `wal fetch`: the file is proven not to be in the repository
+  255 `wal fetch`: any failure
   130  interrupted (Ctrl-C, SIGTERM); nothing half done is left
 
 Settings come from the command line, else the environment (PG*, BACKUP_*, AWS_*),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
-from pgproof.model.config import BackupConfig
+from pgproof.actions.wal_serving import config_as_toml
+from pgproof.backup import BackupManager
+from pgproof.model.config import BackupConfig, BackupType
+from tests.repository.places import new_repository
 from tests.support import machine
+from tests.support.postgres import Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 _INJECTED = "import sys; sys.path[:0] = {paths!r}; from pgproof.cli.main import run; sys.exit(run())"
@@ -33,11 +38,17 @@ def client() -> list[str]:
     return [str(interpreter()), "-I", "-S", str(ROOT / "pgproof" / "actions" / "wal_client.py")]
 
 
+def repository_of(cluster: Cluster, root: Path, **settings: object) -> BackupConfig:
+    """A repository in a directory, with a first backup of the cluster; the servers' user may write to it."""
+    config = new_repository(root, bin_dir=str(cluster.bin), **settings)
+    asyncio.run(BackupManager(cluster.config(), config).create_backup(BackupType.FULL))
+    machine.give_to_service(root)
+    return config
+
+
 def config_file(config: BackupConfig, place: Path) -> Path:
     """The configuration as a file of the servers' user."""
-    from pgproof.actions.wal_serving import _as_toml
-
-    place.write_text(_as_toml(config))
+    place.write_text(config_as_toml(config))
     place.chmod(0o600)
     machine.give_to_service(place)
     return place
@@ -68,3 +79,14 @@ def workers_of(data_dir: Path) -> set[int]:
         if same and int(entry.parts[2]) != os.getpid():
             found.add(int(entry.parts[2]))
     return found
+
+
+def make_segments(cluster: Cluster, count: int) -> str:
+    """Fill and end segments; return the name of the last one that is complete."""
+    name = ""
+    for _ in range(count):
+        name = cluster.psql(
+            "SELECT pg_logical_emit_message(false, 'x', repeat(md5(random()::text), 8000)) IS NULL;"
+            "SELECT pg_walfile_name(pg_switch_wal())"
+        ).splitlines()[-1]
+    return name

@@ -13,11 +13,9 @@ from pgproof.model.config import BackupConfig
 from pgproof.model.lsn import WalSegment
 from pgproof.model.wal_commands import archive_command, as_setting
 from pgproof.repository.wal_archive import WalArchive
-from tests.repository.places import new_repository
-from tests.round_trip.front_doors import FrontDoors
 from tests.support import machine
 from tests.support.postgres import Cluster, ClusterFactory
-from tests.wal.places import client, config_file, program, workers_of
+from tests.wal.places import client, config_file, make_segments, program, repository_of, workers_of
 
 _SETTINGS = {"archive_mode": True, "archive_command": "false", "wal_keep_size": "1GB"}
 
@@ -36,38 +34,12 @@ def archived(cluster: Cluster) -> str:
     return cluster.psql("SELECT last_archived_wal FROM pg_stat_archiver")
 
 
-def make_segments(cluster: Cluster, count: int) -> str:
-    """Fill and end segments; return the name of the last one that is complete."""
-    name = ""
-    for _ in range(count):
-        name = cluster.psql(
-            "SELECT pg_logical_emit_message(false, 'x', repeat(md5(random()::text), 8000)) IS NULL;"
-            "SELECT pg_walfile_name(pg_switch_wal())"
-        ).splitlines()[-1]
-    return name
-
-
-def repository_for(cluster: Cluster, work_dir: Path) -> BackupConfig:
-    root = work_dir / "repo"
-    config = new_repository(root)
-    FrontDoors_config = BackupConfig(**{**_fields(config)})
-    doors = FrontDoors(cluster, FrontDoors_config)
-    doors.config = config
-    doors.backup()
-    machine.give_to_service(root)
-    return config
-
-
-def _fields(config: BackupConfig) -> dict[str, object]:
-    return {"backup_dir": config.backup_dir, "passphrase": config.passphrase}
-
-
 @pytest.mark.parametrize("ahead", ["0", "3"])
 def test_what_is_archived_is_in_the_repository(
     cluster_factory: ClusterFactory, work_dir: Path, ahead: str
 ) -> None:
     cluster = cluster_factory(18, initdb_args=["--wal-segsize=1"], settings=_SETTINGS)
-    config = repository_for(cluster, work_dir)
+    config = repository_of(cluster, work_dir / "repo")
     last = make_segments(cluster, 12)
     archiving(cluster, config, work_dir, "--ahead", ahead)
     machine.wait_until(lambda: archived(cluster) >= last, "the last segment to be archived", 60)
