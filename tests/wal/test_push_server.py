@@ -110,7 +110,9 @@ def test_workers_that_are_killed_at_storage_points_lose_nothing(
     config = repository_of(cluster, work_dir / "repo")
     last = make_segments(cluster, 9)
     rules = ",".join(f"bucket.create.wal.{step}@3=kill" for step in ("before", "staged", "after"))
-    archiving(cluster, config, work_dir, before=["/usr/bin/env", f"PGPROOF_FAILPOINTS={rules}"])
+    # Ahead of the server's asking a worker would meet its third create before anything is acknowledged.
+    killing = ["/usr/bin/env", f"PGPROOF_FAILPOINTS={rules}"]
+    archiving(cluster, config, work_dir, "--ahead", "0", before=killing)
     machine.wait_until(lambda: archived(cluster) >= last, "the last segment to be archived", 90)
     archive = WalArchive.open(open_repository(config))
     pieces = [each for each in archive.inventory(1).pieces if each.range.name <= last]
