@@ -73,9 +73,9 @@ class MemoryBucket:
         found = self.objects.get(key)
         return ObjectInfo(key, len(found[0]), found[1]) if found else None
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
         for key, (data, modified) in list(self.objects.items()):
-            if key.startswith(prefix):
+            if key.startswith(prefix) and key > after:
                 yield ObjectInfo(key, len(data), modified)
 
     def delete(self, key: str) -> None:

@@ -6,6 +6,7 @@ Each method imports what it needs: `pgproof list` must not wait for PostgreSQL's
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgproof.errors import EngineError
@@ -110,6 +111,18 @@ class BackupManager:
         from pgproof.actions.statistics import statistics
 
         return await in_thread(lambda _job: statistics(self.config))
+
+    async def push_wal(self, path: str | Path) -> int:
+        """Store a file of pg_wal, as archive_command does; it is durable when this returns the bytes stored now."""
+        from pgproof.actions.wal_single import push_one
+
+        return await in_thread(lambda _job: push_one(self.config, Path(path)))
+
+    async def fetch_wal(self, name: str, target: str | Path) -> bool:
+        """Write a WAL file to `target`, as restore_command does; False if it is proven not to be there."""
+        from pgproof.actions.wal_single import fetch_one
+
+        return await in_thread(lambda _job: fetch_one(self.config, name, Path(target)))
 
     async def list_keys(self) -> list[KeySlot]:
         """The key slots, oldest first."""

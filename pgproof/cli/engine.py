@@ -10,6 +10,7 @@ from pgproof.cli.settings import load_settings
 
 if TYPE_CHECKING:
     from pgproof.backup import BackupManager
+    from pgproof.model.config import BackupConfig
     from pgproof.recovery import RecoveryManager
 
 
@@ -19,6 +20,11 @@ def open_backups(args: argparse.Namespace) -> BackupManager:
     from pgproof.backup import BackupManager
 
     return BackupManager(settings.postgres, settings.backup)
+
+
+def backup_config(args: argparse.Namespace) -> BackupConfig:
+    """The repository's configuration for the command line's settings."""
+    return load_settings(args, os.environ).backup.completed(os.environ)
 
 
 def open_recovery(args: argparse.Namespace) -> RecoveryManager:

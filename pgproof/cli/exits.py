@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -17,7 +18,9 @@ class Exit(IntEnum):
     DATA = 5
     CONFLICT = 6
     NOT_PASSED = 7
+    ABSENT = 44
     INTERRUPTED = 130
+    NOT_FETCHED = 255
 
 
 EPILOG = """exit status:
@@ -29,6 +32,8 @@ EPILOG = """exit status:
   5  stored data is missing or wrong
   6  somebody else holds the lease, or stored something different
   7  a verification or a check was carried out and did not pass
+  44 `wal fetch`: the file is proven not to be in the repository
+  255 `wal fetch`: any failure
   130  interrupted (Ctrl-C, SIGTERM); nothing half done is left
 
 Settings come from the command line, else the environment (PG*, BACKUP_*, AWS_*),
@@ -52,6 +57,11 @@ class UsageError(Exception):
 
 def exit_status(error: EngineError) -> Exit:
     return next((status for kind, status, _ in _BY_CLASS if isinstance(error, kind)), Exit.BUG)
+
+
+def usage_status(arguments: Sequence[str]) -> Exit:
+    """The status of a command line that cannot be understood: PostgreSQL would read 2 as "no such file"."""
+    return Exit.NOT_FETCHED if list(arguments[:2]) == ["wal", "fetch"] else Exit.USAGE
 
 
 def error_document(error: EngineError) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from types import TracebackType
 
-from pgproof.cli import backups, demo, keys, repository, restore, verify
-from pgproof.cli.exits import EPILOG, Exit, UsageError, exit_status, failure
+from pgproof.cli import backups, demo, keys, repository, restore, verify, wal
+from pgproof.cli.exits import EPILOG, Exit, UsageError, exit_status, failure, usage_status
 from pgproof.cli.options import Parser
 from pgproof.cli.screen import Screen
 from pgproof.errors import Cancelled, EngineError
@@ -35,7 +35,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         screen.document(failure("usage", str(error), "see --help"))
         screen.warn(f"{error.usage}pgproof: {error}")
-        return Exit.USAGE
+        return usage_status(arguments)
     except EngineError as error:
         screen.error(error)
         return exit_status(error)
@@ -53,7 +53,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and stop")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (repository, backups, verify, restore, keys, demo):
+    for module in (repository, backups, verify, restore, wal, keys, demo):
         module.add_commands(commands)
     return parser
 

@@ -10,15 +10,18 @@ from pgproof.model.lsn import WalSegment
 # magic, info, timeline, page address, remaining length; then system identifier, segment and block size.
 _LONG_HEADER = struct.Struct("<HHIQI4xQII")
 _LONG = 0x0002
+# PostgreSQL changes the lower byte with each major version.
+_MAGIC = 0xD1
 
 
 def check_first_page(data: bytes, segment: WalSegment, system_identifier: str, key: str) -> None:
     """Raises DataError unless this is the beginning of this segment, of this cluster."""
     if len(data) < _LONG_HEADER.size:
         raise DataError("a WAL segment is cut short", key=key)
-    _magic, info, timeline, address, _left, found, size, _block = _LONG_HEADER.unpack_from(data)
+    magic, info, timeline, address, _left, found, size, _block = _LONG_HEADER.unpack_from(data)
     if (
-        not info & _LONG
+        magic >> 8 != _MAGIC
+        or not info & _LONG
         or address != segment.start.value
         or size != segment.size
         or timeline > segment.timeline

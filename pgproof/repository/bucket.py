@@ -44,8 +44,9 @@ class Bucket(Protocol):
     def head(self, key: str) -> ObjectInfo | None:
         """Size and time, or None."""
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects whose key begins with `prefix` (a folder ending in `/`), in no special order."""
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+        """All objects whose key begins with `prefix` (a folder ending in `/`), in no special order; only those
+        whose key is greater than `after`, if that is given."""
 
     def delete(self, key: str) -> None:
         """Remove; silent if already gone."""

@@ -44,12 +44,13 @@ class EitherBucket:
         except DataError:
             return None
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
         found: dict[str, ObjectInfo] = {}
         failed: list[EngineError] = []
         for bucket in (self._second, self._first):
             try:
-                found.update((info.key, info) for info in self._ask(bucket, lambda b: list(b.list(prefix))))
+                listed = self._ask(bucket, lambda b: list(b.list(prefix, after)))
+                found.update((info.key, info) for info in listed)
             except EngineError as error:
                 failed.append(error)
         if len(failed) == 2:

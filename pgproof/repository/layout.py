@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from pgproof.model.lsn import WalSegment
+from pgproof.model.wal_names import StoredRange
 
 REPOSITORY = "repository.json"
 KEYS = "keys/"
@@ -53,8 +54,21 @@ class ClusterLayout:
     def map(self, name: str) -> str:
         return f"{self.maps}/{name}"
 
+    def timeline(self, timeline: int) -> str:
+        return f"{self.wal}{timeline:08X}/"
+
     def segment(self, segment: WalSegment) -> str:
-        return f"{self.wal}{segment.timeline:08X}/{segment.name}"
+        return f"{self.timeline(segment.timeline)}{segment.name}"
+
+    def wal_range(self, stored: StoredRange) -> str:
+        """A whole segment, or a part of one."""
+        return f"{self.timeline(stored.segment.timeline)}{stored.name}"
+
+    def partial(self, segment: WalSegment, name: str) -> str:
+        return f"{self.segment(segment)}.partial.{name}"
+
+    def history(self, timeline: int) -> str:
+        return f"{self.timeline(timeline)}{timeline:08X}.history"
 
     def leases(self, purpose: str) -> str:
         return f"{self.root}leases/{purpose}/"

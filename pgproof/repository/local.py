@@ -130,11 +130,11 @@ class LocalBucket:
             return None
         return ObjectInfo(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
         storage_point("list", prefix)
         folder = self._path(prefix.rstrip("/")) if prefix else self._root
         try:
-            yield from self._walk(folder, prefix, self._settle)
+            yield from self._walk(folder, prefix, self._settle, after)
         except OSError as error:
             raise self._translated(error, prefix) from error
 
@@ -158,7 +158,11 @@ class LocalBucket:
         return self._root.joinpath(*parts)
 
     def _walk(
-        self, folder: Path, prefix: str, when_read: Callable[[Path], None] = lambda _folder: None
+        self,
+        folder: Path,
+        prefix: str,
+        when_read: Callable[[Path], None] = lambda _folder: None,
+        after: str = "",
     ) -> Iterator[ObjectInfo]:
         try:
             entries = list(os.scandir(folder))
@@ -171,8 +175,8 @@ class LocalBucket:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                yield from self._walk(Path(entry.path), f"{prefix}{entry.name}/")
-            else:
+                yield from self._walk(Path(entry.path), f"{prefix}{entry.name}/", after=after)
+            elif f"{prefix}{entry.name}" > after:  # a long archive is not looked at file by file
                 try:
                     status = entry.stat()
                 except FileNotFoundError:

@@ -118,11 +118,11 @@ class ObjectStoreBucket:
             return None
         return ObjectInfo(key, found["size"], found["last_modified"])
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
         """In the store's order. It is complete when the store has said again that nothing follows: obstore
         takes an answer that is no list for an empty one."""
         storage_point("list", prefix)
-        last, again = "", False
+        last, again = after, False
         while True:
             before = last
             for found in self._listed(prefix, last):

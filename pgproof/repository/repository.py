@@ -155,19 +155,23 @@ class Repository:
     # WAL
 
     def create_wal(self, segment: WalSegment, builder: PackBuilder) -> int:
-        """Store a segment; return the bytes stored now, 0 if the same segment was there.
+        """Store a whole segment; as `create_wal_object`."""
+        return self.create_wal_object(self.layout.segment(segment), builder)
 
-        Raises ConflictError if a different segment is stored under this name: two servers write the
+    def create_wal_object(self, key: str, builder: PackBuilder) -> int:
+        """Store a segment or a part of one; return the bytes stored now, 0 if the same was there.
+
+        Raises ConflictError if something different is stored under this name: two servers write the
         same timeline, or a repository is shared by mistake. Then nothing may be acknowledged.
         """
-        key = self.layout.segment(segment)
+        hashes = b"".join(builder.frame_hashes)
         data = builder.finish()
         failpoint("wal.segment.sealed")
         try:
             self.bucket.create(key, data)
         except ConflictError as error:
-            stored = self.open_wal(segment)
-            if stored.index.hashes != b"".join(builder.frame_hashes):
+            stored = self._open_wal(key)
+            if stored.index.hashes != hashes:
                 raise ConflictError(
                     "a different WAL segment is stored under this name",
                     hint="two servers write the same timeline: give each its own --cluster name",
@@ -180,11 +184,42 @@ class Repository:
         return len(data)
 
     def open_wal(self, segment: WalSegment) -> PackReader:
-        key = self.layout.segment(segment)
+        return self._open_wal(self.layout.segment(segment))
+
+    def _open_wal(self, key: str) -> PackReader:
         info = self.bucket.head(key)
         if info is None:
             raise DataError("a WAL segment is missing", key=key)
-        return self._pack(Kind.WAL, key, info)
+        return self.open_wal_object(info)
+
+    def open_wal_object(self, info: ObjectInfo) -> PackReader:
+        """A whole segment or a part that was listed."""
+        return self._pack(Kind.WAL, info.key, info)
+
+    def create_history(self, timeline: int, content: bytes) -> bool:
+        """Keep a timeline's history file for ever; return whether it is new.
+
+        Raises ConflictError if another one is stored: two servers took the same timeline, and nothing of either
+        may be acknowledged until somebody decides.
+        """
+        key = self.layout.history(timeline)
+        try:
+            self.bucket.create(key, encode_blob(self.key, Kind.HISTORY, key, content))
+        except ConflictError as error:
+            if self.read_history(timeline) != content:
+                raise ConflictError(
+                    "a different history of this timeline is stored",
+                    hint="two servers were promoted to the same timeline: give one of them its own --cluster name",
+                    key=key,
+                ) from error
+            return False
+        failpoint("wal.history.stored")
+        return True
+
+    def read_history(self, timeline: int) -> bytes:
+        """A history file as it was stored; DataError if there is none."""
+        key = self.layout.history(timeline)
+        return self._whole(lambda bucket: decode_blob(self.key, Kind.HISTORY, key, bucket.read(key)))
 
     # damaged here, whole in the mirror or at a second look
 

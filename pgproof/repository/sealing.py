@@ -44,6 +44,7 @@ class Kind(IntEnum):
     CLUSTER = 6
     LEASE = 7
     VERIFICATION = 8
+    HISTORY = 9
 
 
 @dataclass(frozen=True, slots=True)

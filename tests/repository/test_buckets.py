@@ -205,3 +205,11 @@ def test_a_key_cannot_leave_the_directory(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="not a key"):
             bucket.read(key)
     assert [path.name for path in tmp_path.rglob("*")] == ["root"]
+
+
+def test_a_list_begins_behind_a_key(bucket: Bucket) -> None:
+    keys = [f"a/{name}" for name in ("1", "2", "2.x", "3", "10")]
+    for key in [*keys, "b/5"]:
+        bucket.create(key, b"x")
+    for after in ["", "a", "a/1", "a/2", "a/25", "a/3", "a/4", "c"]:
+        assert sorted(i.key for i in bucket.list("a/", after)) == sorted(k for k in keys if k > after)

@@ -182,5 +182,5 @@ class _HidesFromLists:
         self.create = bucket.create
         self.delete = bucket.delete
 
-    def list(self, prefix: str):  # type: ignore[no-untyped-def]
-        return (info for info in self._bucket.list(prefix) if info.key != self._key)
+    def list(self, prefix: str, after: str = ""):  # type: ignore[no-untyped-def]
+        return (info for info in self._bucket.list(prefix, after) if info.key != self._key)

@@ -71,9 +71,9 @@ class FailingBucket:
         self._refuse_if_pulled()
         return self._bucket.head(key)
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
         self._refuse_if_pulled()
-        return self._bucket.list(prefix)
+        return self._bucket.list(prefix, after)
 
     def delete(self, key: str) -> None:
         self._change(lambda: self._bucket.delete(key))
