@@ -12,8 +12,9 @@ from pgproof.model.filemap import FILE, FileEntry
 from pgproof.model.job import Job
 from pgproof.postgres.delta_directory import DeltaDirectory
 from pgproof.repository.content import PackSource
+from pgproof.repository.frame_slots import DIGEST_LENGTH
 from pgproof.repository.frame_stream import Batch
-from pgproof.repository.packs import DIGEST_LENGTH, PAGE_TAG_LENGTH, PackIndex
+from pgproof.repository.packs import PAGE_TAG_LENGTH, PackIndex
 from pgproof.repository.repository import Repository
 
 _PAGES_AT_ONCE = 512

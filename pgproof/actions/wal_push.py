@@ -18,7 +18,7 @@ from pgproof.model.lsn import WalSegment
 from pgproof.model.timelines import MAX_HISTORY
 from pgproof.model.wal_names import StoredRange, WalFile, WalName, parse_wal_name
 from pgproof.model.wal_pages import check_first_page
-from pgproof.repository.packs import FRAME_SIZE
+from pgproof.repository.frame_slots import FRAME_SIZE
 from pgproof.repository.wal_archive import WalArchive
 
 _COMPRESSING = max(2, os.cpu_count() or 1)

@@ -20,9 +20,11 @@ from pgproof.model.timelines import TimelineHistory
 from pgproof.model.wal_coverage import Coverage, Piece
 from pgproof.model.wal_names import StoredRange, parse_history_name, parse_stored_name
 from pgproof.repository.bucket import ObjectInfo
-from pgproof.repository.packs import FRAME_SIZE, Frame, PackBuilder, make_frame
+from pgproof.repository.compression import Buffer
+from pgproof.repository.frame_slots import FRAME_SIZE
+from pgproof.repository.packs import Frame, PackBuilder, make_frame
 from pgproof.repository.repository import Repository
-from pgproof.repository.sealing import Buffer, Kind
+from pgproof.repository.sealing import Kind
 
 WAL_PAGE = 8192
 _FRAMES_AT_ONCE = 32
