@@ -89,6 +89,12 @@ def parse_stored_name(name: str, segment_size: int) -> StoredRange | None:
     return part if start < end <= segment_size and part.name == name else None
 
 
+def is_part_name(name: str) -> bool:
+    """Whether an object below `wal/<timeline>/` holds but a part of a segment, whatever the segments' size."""
+    found = _STORED.match(name)
+    return found is not None and found["start"] is not None
+
+
 def parse_history_name(name: str) -> int | None:
     """The timeline of a history file's name."""
     found = _HISTORY.match(name)

@@ -12,6 +12,7 @@ from pgproof.failpoints import failpoint
 from pgproof.model.filemap import numbers_of
 from pgproof.model.job import Job
 from pgproof.model.manifest import Manifest
+from pgproof.model.wal_names import is_part_name
 from pgproof.repository import layout
 from pgproof.repository.bucket import Bucket, ObjectInfo
 from pgproof.repository.catalog import committed_ids
@@ -84,7 +85,18 @@ class _Copying:
                 self._backup(manifest)
                 self._copied.backups.append(backup_id)
         self._lacking(info.key for info in source.list(names.backups) if "/verified/" in info.key)
+        self._wal()
         return self._copied
+
+    def _wal(self) -> None:
+        """Whole segments and history files, so that the mirror recovers to where the archive stood.
+
+        Not the parts of segments that are still open: they are gone before they could be copied.
+        """
+        prefix = self._repository.layout.wal
+        there = {info.key for info in self._mirror.list(prefix)}
+        names = (info.key for info in self._source.list(prefix))
+        self._copy(key for key in names if key not in there and not is_part_name(key.rpartition("/")[2]))
 
     def _backup(self, manifest: Manifest) -> None:
         names = self._repository.layout

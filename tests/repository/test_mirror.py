@@ -9,6 +9,8 @@ import pytest
 
 from pgproof.errors import ConflictError, DataError, PreconditionError, TransientError
 from pgproof.model.job import Job
+from pgproof.model.lsn import Lsn, WalSegment
+from pgproof.model.wal_names import StoredRange
 from pgproof.repository import layout
 from pgproof.repository.bucket import Bucket
 from pgproof.repository.catalog import list_backups
@@ -19,7 +21,8 @@ from pgproof.repository.mirror import Copied, copy_missing
 from pgproof.repository.object_store import memory_bucket
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
-from tests.repository.test_interrupted_writers import FILES, KEY, read, write
+from pgproof.repository.wal_archive import WalArchive
+from tests.repository.test_interrupted_writers import FILES, KEY, SEGMENT, read, write
 from tests.support.faults import FailingBucket, flip_bit
 
 IDS = [f"20261123T2130{number:02d}Z-full-3fa91c" for number in range(3)]
@@ -43,6 +46,22 @@ def mirror_to(source: Bucket, mirror: Bucket) -> Copied:
 
 def contents(bucket: Bucket) -> dict[str, bytes]:
     return {info.key: bucket.read(info.key) for info in bucket.list("")}
+
+
+def test_wal_goes_along_but_not_the_parts_of_open_segments(source: Bucket) -> None:
+    repository, mirror = Repository(source, KEY, "main"), memory_bucket()
+    archive = WalArchive(repository, "7", SEGMENT)
+    segments = [WalSegment(1, number, SEGMENT) for number in (1, 2, 3)]
+    for segment in segments[:2]:
+        archive.create(StoredRange(segment, 0, SEGMENT), bytes(SEGMENT), 3)
+    archive.create(StoredRange(segments[2], 0, 8192), bytes(8192), 3)
+    archive.create_history(2, b"1\t0/300000\tno recovery target specified\n")
+    mirror_to(source, mirror)
+    left_out = contents(source).keys() - contents(mirror).keys()
+    assert left_out == {repository.layout.wal_range(StoredRange(segments[2], 0, 8192))}
+    there = WalArchive(Repository(mirror, KEY, "main"), "7", SEGMENT)
+    assert [stored.range.segment for stored in there.inventory().pieces][1:] == segments[:2]
+    assert there.history(2).begin == Lsn.parse("0/300000")
 
 
 def test_every_object_is_copied_once(source: Bucket) -> None:
