@@ -101,6 +101,7 @@ class _Run:
         self._interrupted = interrupted_runs(repository)
         self._seconds: dict[str, float] = {}
         self._notices: list[Finding] = []
+        self._history = b""
 
     def take(self) -> BackupInfo:
         self._repository.create_json(
@@ -125,7 +126,6 @@ class _Run:
             )
             stream, identity = stack.enter_context(streaming)
             failpoint("backup.streaming")
-            history = timeline_history(self._connection.pgconn, identity.timeline)
             receiver, files = self._receive(stream)
             started, ended = receiver.started, receiver.ended
             if started is None or ended is None:
@@ -136,7 +136,7 @@ class _Run:
         findings = self._findings(context, ended, files)
         if not started.timeline == ended.timeline == identity.timeline:
             raise TransientError("the server changed its timeline during the backup", hint="run it again")
-        manifest = self._manifest(receiver, started, ended, files, wal_bytes, context, findings, history)
+        manifest = self._manifest(receiver, started, ended, files, wal_bytes, context, findings)
         self._job.report("committing")
         self._lease.check()
         self._check_objects(manifest)
@@ -160,6 +160,10 @@ class _Run:
             raise TransientError(
                 "two connections reached two different clusters", hint="connect to one server"
             )
+        self._history = timeline_history(self._connection.pgconn, identity.timeline)
+        if self._history:
+            # Before any WAL of its timeline.
+            self._repository.create_history(identity.timeline, self._history)
         self._wal = WalWriter(self._repository, identity.timeline, start, segment_size, self._level)
         return self._wal
 
@@ -265,7 +269,6 @@ class _Run:
         wal_bytes: int,
         context: ServerContext,
         findings: list[Finding],
-        history: bytes,
     ) -> Manifest:
         facts = self._facts
         return Manifest(
@@ -282,7 +285,7 @@ class _Run:
             start_lsn=started.lsn,
             stop_lsn=ended.lsn,
             timeline=started.timeline,
-            timeline_history=history,
+            timeline_history=self._history,
             wal_segment_size=facts.wal_segment_size,
             system_identifier=facts.system_identifier,
             server_version=facts.version,
