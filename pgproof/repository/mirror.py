@@ -84,6 +84,7 @@ class _Copying:
                 self._backup(manifest)
                 self._copied.backups.append(backup_id)
         self._lacking(info.key for info in source.list(names.backups) if "/verified/" in info.key)
+        self._wal()
         return self._copied
 
     def _backup(self, manifest: Manifest) -> None:
@@ -104,6 +105,15 @@ class _Copying:
         failpoint("mirror.committing")
         self._copy([names.manifest(manifest.backup_id)])
         failpoint("mirror.committed")
+
+    def _wal(self) -> None:
+        """What was pushed or streamed since, history files first. Parts are not copied: whole segments replace them."""
+        there = {info.key for info in self._mirror.list(self._repository.layout.wal)}
+        missing = [
+            info.key for info in self._source.list(self._repository.layout.wal) if info.key not in there
+        ]
+        kept = [key for key in missing if "-" not in key.rpartition("/")[2]]
+        self._copy(sorted(kept, key=lambda key: (not key.endswith(".history"), key)))
 
     def _lacking(self, keys: Iterable[str]) -> None:
         """Copy those that are not there; asked for one by one, as they lie among those of other backups."""
