@@ -21,7 +21,7 @@ from pathlib import Path
 
 from bench.contender import Place
 from bench.peers import NO_ARCHIVING, PgBackRest, wait_for_archiver
-from bench.store import BUCKET, tls_store
+from bench.store import tls_store
 from pgproof.model.wal_commands import archive_command, restore_command_by_client
 from tests.support import machine
 from tests.support.postgres import Cluster
@@ -66,8 +66,8 @@ def main() -> None:
     print(markdown(found))
 
 
-def measurements(segments: int, place: Place) -> Iterator[Measured]:
-    """Everyone in turn on the same segments."""
+def measurements(segments: int, place: Place, *, alone: bool = False) -> Iterator[Measured]:
+    """Everyone in turn on the same segments; or we alone."""
     work = Path(tempfile.mkdtemp(prefix="pgproof-bench-", dir="/tmp"))
     work.chmod(0o755)
     settings = {"archive_mode": True, "archive_command": "", "wal_keep_size": "4GB", "max_wal_size": "8GB"}
@@ -75,7 +75,7 @@ def measurements(segments: int, place: Place) -> Iterator[Measured]:
         with Cluster(15, settings={**settings, "autovacuum": False}) as source:
             names = make_wal(source, segments)
             yield from ours(source, names, place, work)
-            if shutil.which("pgbackrest"):
+            if not alone and shutil.which("pgbackrest"):
                 yield from backrest(source, names, place, work)
     finally:
         shutil.rmtree(work)
@@ -116,14 +116,7 @@ def _repository(source: Cluster, place: Place, work: Path) -> Iterator[dict[str,
     with ExitStack() as stack:
         if place == "S3":
             store = stack.enter_context(tls_store())
-            variables |= {
-                "AWS_S3_BUCKET": BUCKET,
-                "AWS_S3_REGION": "us-east-1",
-                "AWS_ENDPOINT_URL": f"https://127.0.0.1:{store.port}",
-                "AWS_ACCESS_KEY_ID": store.server.access_key,
-                "AWS_SECRET_ACCESS_KEY": store.server.secret_key,
-                "SSL_CERT_FILE": str(store.authority),
-            }
+            variables |= store.variables()
         else:
             repository = work / "pgproof"
             repository.mkdir()

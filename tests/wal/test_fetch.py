@@ -248,7 +248,7 @@ def test_the_disk_is_full(archive: WalArchive, pg_wal: Path) -> None:
     fill(archive, range(5, 12))
     folder = pg_wal / "pgproof"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={2 * SIZE + 65536},mode=700", "none", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={3 * SIZE + 65536},mode=700", "none", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
         pytest.skip("only root can mount a small disk")
     try:
@@ -258,7 +258,7 @@ def test_the_disk_is_full(archive: WalArchive, pg_wal: Path) -> None:
             (folder / f"served.{segment(5).name}").unlink()
             (folder / "filler").write_bytes(bytes(SIZE // 2))
             assert server.answer(segment(9).name)[0] == 0
-            (folder / "filler").write_bytes(bytes(SIZE))
+            (folder / "filler").write_bytes(bytes(2 * SIZE))
             status, message = server.answer(segment(10).name)
             assert (status, "full" in message) == (FAILED_FETCH, True)
     finally:
