@@ -252,15 +252,21 @@ def test_the_disk_is_full(archive: WalArchive, pg_wal: Path) -> None:
     if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
         pytest.skip("only root can mount a small disk")
     try:
-        with Spool(folder, None) as spool, WalServer(WalFetcher(archive, grace=0), spool, 8 * SIZE) as server:
-            assert server.answer(segment(5).name)[0] == 0
-            wait_until(lambda: segment(6).name in files(spool), "the disk to fill")
-            (folder / f"served.{segment(5).name}").unlink()
-            (folder / "filler").write_bytes(bytes(SIZE // 2))
-            assert server.answer(segment(9).name)[0] == 0
-            (folder / "filler").write_bytes(bytes(2 * SIZE))
-            status, message = server.answer(segment(10).name)
-            assert (status, "full" in message) == (FAILED_FETCH, True)
+        fetcher = WalFetcher(archive, grace=0)
+        with Spool(folder, None) as spool:
+            with WalServer(fetcher, spool, 8 * SIZE) as server:
+                assert server.answer(segment(5).name)[0] == 0
+                full = {f"served.{segment(5).name}", segment(6).name, segment(7).name}
+                wait_until(lambda: files(spool) == full, "the disk to fill")
+                assert server.answer(segment(9).name)[0] == 0
+                served = folder / f"served.{segment(9).name}"
+                assert served.read_bytes() == content(segment(9))
+            spool.empty()
+            (folder / "filler").write_bytes(bytes(2 * SIZE + SIZE // 2))
+            with WalServer(fetcher, spool, 0) as server:
+                status, message = server.answer(segment(10).name)
+                assert (status, "full" in message) == (FAILED_FETCH, True)
+                assert files(spool) == {"filler"}
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
