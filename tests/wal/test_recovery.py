@@ -25,9 +25,14 @@ from pgproof.errors import DataError, EngineError
 from pgproof.model.config import BackupConfig
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
+from pgproof.model.timelines import TimelineHistory
 from pgproof.model.wal_commands import FOLDER, restore_command_by_client
+from pgproof.model.wal_coverage import Promise
 from pgproof.postgres.osuser import service_user
+from pgproof.postgres.programs import find_programs
+from pgproof.postgres.scratch import Recovery
 from pgproof.repository.wal_archive import WalArchive
+from tests.postgres.clusters import one, scratch
 from tests.support import machine
 from tests.support.faults import flip_bit
 from tests.support.faults import replace as replace_file
@@ -107,6 +112,26 @@ def test_a_recovery_brings_everything_back(ground: Ground, work_dir: Path) -> No
     with wal_source(ground.config, data, USER, grace=0) as source:
         assert recovers(ground, data, source.restore_command) == [str(n) for n in range(ROWS)]
     assert not (data / FOLDER).exists(), "nothing of ours stays"
+
+
+@pytest.mark.parametrize("sandboxed", [True, False])
+def test_a_scratch_server_recovers_where_no_interpreter_is(
+    ground: Ground, work_dir: Path, sandboxed: bool
+) -> None:
+    data = ground.copy(work_dir / "data")
+    promise = Promise(TimelineHistory(1), ground.stop)
+    with (
+        wal_source(ground.config, data, USER, promise=promise) as source,
+        scratch(
+            find_programs(ground.major, ground.config.bin_dir),
+            data,
+            recovery=Recovery(source.restore_command, 1),
+            sandboxed=sandboxed,
+        ) as server,
+    ):
+        assert server.end_of_recovery_lsn is not None
+        assert server.end_of_recovery_lsn >= ground.stop
+        assert one(server, "SELECT count(*) FROM rows") == ROWS
 
 
 def test_two_recoveries_at_once(ground: Ground, work_dir: Path) -> None:
