@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.contender import FULL, INCREMENTAL, RESTORE, TENTH, VERIFY, Place, Subject, size_of
 from bench.measure import Command, measure
-from bench.store import BUCKET, tls_store
+from bench.store import tls_store
 from tests.support import machine
 from tests.support.postgres import Cluster
 
@@ -31,14 +31,7 @@ class Ours:
         with ExitStack() as stack:
             if self.place == "S3":
                 store = stack.enter_context(tls_store())
-                environment |= {
-                    "AWS_S3_BUCKET": BUCKET,
-                    "AWS_S3_REGION": "us-east-1",
-                    "AWS_ENDPOINT_URL": f"https://127.0.0.1:{store.port}",
-                    "AWS_ACCESS_KEY_ID": store.server.access_key,
-                    "AWS_SECRET_ACCESS_KEY": store.server.secret_key,
-                    "SSL_CERT_FILE": str(store.authority),
-                }
+                environment |= store.variables()
                 subject = Subject(
                     _operations(environment),
                     store.stored,

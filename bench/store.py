@@ -29,6 +29,17 @@ class Store:
     port: int
     authority: Path
 
+    def variables(self) -> dict[str, str]:
+        """What leads our programs here."""
+        return {
+            "AWS_S3_BUCKET": BUCKET,
+            "AWS_S3_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": f"https://127.0.0.1:{self.port}",
+            "AWS_ACCESS_KEY_ID": self.server.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.server.secret_key,
+            "SSL_CERT_FILE": str(self.authority),
+        }
+
     def stored(self) -> tuple[int, int]:
         """Bytes and number of the objects in the bucket."""
         sizes = [found["size"] for chunk in self.server.store(BUCKET).list() for found in chunk]

@@ -115,6 +115,7 @@ class _Run:
         self._seconds: dict[str, float] = {}
         self._findings_so_far = findings
         self._notices: list[Finding] = []
+        self._history = b""
 
     def take(self) -> BackupInfo:
         self._repository.create_json(
@@ -139,7 +140,6 @@ class _Run:
             )
             stream, identity = stack.enter_context(streaming)
             failpoint("backup.streaming")
-            history = timeline_history(self._connection.pgconn, identity.timeline)
             receiver, files = self._receive(stream)
             started, ended = receiver.started, receiver.ended
             if started is None or ended is None:
@@ -150,7 +150,7 @@ class _Run:
         findings = self._findings(context, ended, files)
         if not started.timeline == ended.timeline == identity.timeline:
             raise TransientError("the server changed its timeline during the backup", hint="run it again")
-        manifest = self._manifest(receiver, started, ended, files, wal_bytes, context, findings, history)
+        manifest = self._manifest(receiver, started, ended, files, wal_bytes, context, findings)
         self._job.report("committing")
         self._lease.check()
         self._check_objects(manifest)
@@ -174,6 +174,10 @@ class _Run:
             raise TransientError(
                 "two connections reached two different clusters", hint="connect to one server"
             )
+        self._history = timeline_history(self._connection.pgconn, identity.timeline)
+        if self._history:
+            # Before any WAL of its timeline.
+            self._repository.create_history(identity.timeline, self._history)
         self._wal = WalWriter(self._repository, identity.timeline, start, segment_size, self._level)
         return self._wal
 
@@ -299,7 +303,6 @@ class _Run:
         wal_bytes: int,
         context: ServerContext,
         findings: list[Finding],
-        history: bytes,
     ) -> Manifest:
         facts = self._facts
         return Manifest(
@@ -316,7 +319,7 @@ class _Run:
             start_lsn=started.lsn,
             stop_lsn=ended.lsn,
             timeline=started.timeline,
-            timeline_history=history,
+            timeline_history=self._history,
             wal_segment_size=facts.wal_segment_size,
             system_identifier=facts.system_identifier,
             server_version=facts.version,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pgproof.errors import DataError, EngineError, PreconditionError, TransientError
 from pgproof.failpoints import failpoint
+from pgproof.model.config import BackupConfig
 from pgproof.model.lsn import WalSegment
 from pgproof.model.timelines import MAX_HISTORY
 from pgproof.model.wal_names import StoredRange, WalFile, WalName, parse_wal_name
@@ -26,6 +27,12 @@ _COMPRESSING = max(2, os.cpu_count() or 1)
 _READY = ".ready"
 
 Identity = tuple[int, int, int, int]
+
+
+def wal_level(config: BackupConfig) -> int | None:
+    """How WAL is compressed. It must keep up with the server, and level 3 takes a third longer for the same size
+    (measured on a table's inserts and updates: 25 against 34 ms a segment, 3.2 against 3.4 MB)."""
+    return 1 if config.compression else None
 
 
 def push_wal_file(archive: WalArchive, path: Path, level: int | None, pool: Executor | None = None) -> int:
@@ -43,12 +50,7 @@ def push_wal_file(archive: WalArchive, path: Path, level: int | None, pool: Exec
             return int(archive.create_history(name.timeline, _small(path)))
         return _push_segment(archive, path, name, level, pool)
     except OSError as error:
-        raise PreconditionError(
-            "the WAL file cannot be read",
-            hint="run this as the server's user, in its data directory, with the path that %p gives",
-            file=path,
-            reason=error.strerror,
-        ) from error
+        raise _unreadable(path, error) from error
 
 
 def _push_segment(
@@ -185,12 +187,7 @@ class WalPusher:
         try:
             status = path.stat()
         except OSError as error:
-            raise PreconditionError(
-                "the WAL file cannot be read",
-                hint="run this as the server's user, in its data directory, with the path that %p gives",
-                file=path,
-                reason=error.strerror,
-            ) from error
+            raise _unreadable(path, error) from error
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -202,6 +199,15 @@ def ready_files(pg_wal: Path) -> list[str]:
         return []  # not a data directory: then nothing is looked for ahead
     names = [name.removesuffix(_READY) for name in marked if name.endswith(_READY)]
     return sorted(names, key=lambda name: (not name.endswith(".history"), name))
+
+
+def _unreadable(path: Path, error: OSError) -> PreconditionError:
+    return PreconditionError(
+        "the WAL file cannot be read",
+        hint="run this as the server's user, in its data directory, with the path that %p gives",
+        file=path,
+        reason=error.strerror,
+    )
 
 
 def _failed(future: Future[int]) -> bool:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pgproof.actions.opening import open_repository
-from pgproof.actions.wal_push import push_wal_file
+from pgproof.actions.wal_push import push_wal_file, wal_level
 from pgproof.actions.wal_serving import open_fetcher
 from pgproof.model.config import BackupConfig
 from pgproof.postgres.wal_spool import write_atomically
@@ -21,7 +21,7 @@ def push_one(config: BackupConfig, path: Path) -> int:
     """Store a file of pg_wal; return when it is durable, with the bytes stored now. Errors as `push_wal_file`."""
     begun = time.monotonic()
     archive = WalArchive.open(open_repository(config))
-    level = config.compression_level if config.compression else None
+    level = wal_level(config)
     with ThreadPoolExecutor(2, thread_name_prefix="pgproof-frame") as pool:
         stored = push_wal_file(archive, path, level, pool)
     _log.info("WAL pushed name=%s stored=%d seconds=%.3f", path.name, stored, time.monotonic() - begun)

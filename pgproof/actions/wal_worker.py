@@ -22,7 +22,7 @@ from pathlib import Path
 
 from pgproof.actions.opening import open_repository
 from pgproof.actions.wal_ahead import WalServer
-from pgproof.actions.wal_push import WalPusher
+from pgproof.actions.wal_push import WalPusher, wal_level
 from pgproof.actions.wal_serving import open_fetcher
 from pgproof.errors import EngineError, PreconditionError, TransientError
 from pgproof.failpoints import failpoint
@@ -169,7 +169,7 @@ def _near(folder: Path) -> Iterator[str]:
 def _services(config: BackupConfig, spool: Spool, options: WorkerOptions) -> Iterator[_Worker]:
     with contextlib.ExitStack() as stack:
         archive = WalArchive.open(open_repository(config))
-        level = config.compression_level if config.compression else None
+        level = wal_level(config)
         pusher = WalPusher(archive, level, options.ahead)
         stack.callback(pusher.close)
         server = stack.enter_context(WalServer(open_fetcher(config), spool))

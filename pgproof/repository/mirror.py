@@ -88,16 +88,6 @@ class _Copying:
         self._wal()
         return self._copied
 
-    def _wal(self) -> None:
-        """Whole segments and history files, so that the mirror recovers to where the archive stood.
-
-        Not the parts of segments that are still open: they are gone before they could be copied.
-        """
-        prefix = self._repository.layout.wal
-        there = {info.key for info in self._mirror.list(prefix)}
-        names = (info.key for info in self._source.list(prefix))
-        self._copy(key for key in names if key not in there and not is_part_name(key.rpartition("/")[2]))
-
     def _backup(self, manifest: Manifest) -> None:
         names = self._repository.layout
         for owner, bitmap in manifest.packs.items():
@@ -116,6 +106,15 @@ class _Copying:
         failpoint("mirror.committing")
         self._copy([names.manifest(manifest.backup_id)])
         failpoint("mirror.committed")
+
+    def _wal(self) -> None:
+        """What was pushed or streamed since, history files first. Parts of segments that are still open are not
+        copied: whole segments replace them before they would be."""
+        prefix = self._repository.layout.wal
+        there = {info.key for info in self._mirror.list(prefix)}
+        missing = [info.key for info in self._source.list(prefix) if info.key not in there]
+        kept = [key for key in missing if not is_part_name(key.rpartition("/")[2])]
+        self._copy(sorted(kept, key=lambda key: (not key.endswith(".history"), key)))
 
     def _lacking(self, keys: Iterable[str]) -> None:
         """Copy those that are not there; asked for one by one, as they lie among those of other backups."""

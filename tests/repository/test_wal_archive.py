@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgproof.errors import ConflictError, DataError, PreconditionError, TransientError
+from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn, WalSegment
 from pgproof.model.timelines import TimelineHistory
 from pgproof.model.wal_names import StoredRange, parse_stored_name
 from pgproof.repository.bucket import Bucket
 from pgproof.repository.local import LocalBucket
+from pgproof.repository.mirror import copy_missing
 from pgproof.repository.object_store import memory_bucket
 from pgproof.repository.opening import open_bucket
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind, RepositoryKey, Suite
+from pgproof.repository.unlocking import make_repository
 from pgproof.repository.wal_archive import WalArchive
 from tests.support.faults import FailingBucket, LostAnswerBucket
 from tests.support.s3 import S3Server
@@ -227,3 +231,21 @@ def test_a_record_of_an_impossible_cluster_is_refused(size: object) -> None:
 )
 def test_names_that_no_piece_has(name: str) -> None:
     assert parse_stored_name(name, SIZE) is None
+
+
+def test_the_mirror_gets_the_wal_but_no_parts(tmp_path: Path) -> None:
+    archive = archive_in(LocalBucket(tmp_path))
+    repository = archive.repository
+    make_repository(repository.bucket, None, False, datetime(2026, 1, 1, tzinfo=UTC))
+    wal = random.Random(7).randbytes(SIZE)
+    store(archive, SEGMENT, wal, 0, SIZE)
+    store(archive, SEGMENT.next(), wal, 0, 5000)
+    archive.create_history(3, b"1\t0/500000\tx\n")
+    mirror = memory_bucket()
+    for _ in range(2):
+        copy_missing(repository, mirror, Job())
+        copied = {info.key.rpartition("/")[2] for info in mirror.list(repository.layout.wal)}
+        assert copied == {SEGMENT.name, "00000003.history"}
+    assert mirror.read(repository.layout.segment(SEGMENT)) == repository.bucket.read(
+        repository.layout.segment(SEGMENT)
+    )

@@ -18,19 +18,25 @@ import pytest
 
 from pgproof.actions.opening import open_repository
 from pgproof.actions.restore_cluster import restore_cluster
+from pgproof.actions.wal_fetch import WalFetcher
 from pgproof.actions.wal_push import push_wal_file
 from pgproof.actions.wal_serving import wal_source
 from pgproof.errors import DataError, EngineError
 from pgproof.model.config import BackupConfig
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
+from pgproof.model.timelines import TimelineHistory
 from pgproof.model.wal_commands import FOLDER, restore_command_by_client
+from pgproof.model.wal_coverage import Promise
 from pgproof.postgres.osuser import service_user
+from pgproof.postgres.programs import find_programs
+from pgproof.postgres.scratch import Recovery
 from pgproof.repository.wal_archive import WalArchive
+from tests.postgres.clusters import one, scratch
 from tests.support import machine
 from tests.support.faults import flip_bit
 from tests.support.faults import replace as replace_file
-from tests.support.postgres import Cluster
+from tests.support.postgres import Cluster, ClusterFactory
 from tests.support.s3 import S3Server
 from tests.wal.places import client, config_file, make_segments, program, repository_of, workers_of
 
@@ -106,6 +112,26 @@ def test_a_recovery_brings_everything_back(ground: Ground, work_dir: Path) -> No
     with wal_source(ground.config, data, USER, grace=0) as source:
         assert recovers(ground, data, source.restore_command) == [str(n) for n in range(ROWS)]
     assert not (data / FOLDER).exists(), "nothing of ours stays"
+
+
+@pytest.mark.parametrize("sandboxed", [True, False])
+def test_a_scratch_server_recovers_where_no_interpreter_is(
+    ground: Ground, work_dir: Path, sandboxed: bool
+) -> None:
+    data = ground.copy(work_dir / "data")
+    promise = Promise(TimelineHistory(1), ground.stop)
+    with (
+        wal_source(ground.config, data, USER, promise=promise) as source,
+        scratch(
+            find_programs(ground.major, ground.config.bin_dir),
+            data,
+            recovery=Recovery(source.restore_command, 1),
+            sandboxed=sandboxed,
+        ) as server,
+    ):
+        assert server.end_of_recovery_lsn is not None
+        assert server.end_of_recovery_lsn >= ground.stop
+        assert one(server, "SELECT count(*) FROM rows") == ROWS
 
 
 def test_two_recoveries_at_once(ground: Ground, work_dir: Path) -> None:
@@ -200,3 +226,25 @@ def test_whatever_breaks_the_server_never_opens(ground: Ground, work_dir: Path, 
         never_opens(ground, data, source.restore_command)
         kind: type[EngineError] = DataError if fault in ("damaged", "missing") else EngineError
         assert isinstance(source.failure, kind)
+
+
+def test_a_backup_on_a_later_timeline_brings_its_history(
+    cluster_factory: ClusterFactory, work_dir: Path
+) -> None:
+    cluster = cluster_factory(17, initdb_args=["--wal-segsize=1"])
+    cluster.stop()
+    (cluster.data_dir / "recovery.signal").touch()
+    with (cluster.data_dir / "postgresql.conf").open("a") as file:
+        file.write("restore_command = 'exit 1'\n")
+    machine.give_to_service(cluster.data_dir)
+    cluster.start()
+    machine.wait_until(lambda: cluster.psql("SELECT pg_is_in_recovery()") == "f", "the promotion")
+    config = repository_of(cluster, work_dir / "repo")
+    archive = WalArchive.open(open_repository(config))
+    line = (cluster.data_dir / "pg_wal" / "00000002.history").read_bytes()
+    assert archive.read_history(2) == line
+    # One that was taken before history files were kept has it in its manifest alone.
+    (work_dir / "repo" / archive.repository.layout.history(2)).unlink()
+    found = WalFetcher(archive, grace=0).find("00000002.history")
+    assert found is not None
+    assert b"".join(found.chunks) == line
