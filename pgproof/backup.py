@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pgproof.actions.init_repository import InitReport
     from pgproof.actions.mirror import MirrorReport
     from pgproof.actions.statistics import RepositoryStats
+    from pgproof.model.wal_stream import StreamOptions, StreamReport
     from pgproof.repository.keyring import KeySlot
 
 __all__ = [
@@ -123,6 +124,16 @@ class BackupManager:
         from pgproof.actions.wal_single import fetch_one
 
         return await in_thread(lambda _job: fetch_one(self.config, name, Path(target)))
+
+    async def stream_wal(
+        self, options: StreamOptions | None = None, *, progress: ProgressCallback = no_progress
+    ) -> StreamReport:
+        """Stream WAL into the repository until the call is cancelled, or something must be changed first."""
+        from pgproof.actions.stream_wal import stream_wal
+        from pgproof.model.wal_stream import StreamOptions
+
+        chosen = options or StreamOptions()
+        return await in_thread(lambda job: stream_wal(self.postgres, self.config, chosen, job), progress)
 
     async def list_keys(self) -> list[KeySlot]:
         """The key slots, oldest first."""

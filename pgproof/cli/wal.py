@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pgproof.cli import wal_stream
 from pgproof.cli.engine import backup_config, open_backups
 from pgproof.cli.exits import Exit
 from pgproof.cli.options import Parser, Subparsers, add_command, whole_number
@@ -32,6 +33,7 @@ def add_commands(commands: Subparsers) -> None:
         description="The write-ahead log (WAL): pushed or streamed in, looked after, fetched back.",
     )
     actions = wal.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    wal_stream.add_commands(actions)
     push_parser = add_command(actions, "push", push, "store one WAL file (for archive_command)", _PUSH)
     push_parser.add_argument("path", metavar="PATH", help="such as %%p gives it")
     fetch_parser = add_command(

@@ -9,6 +9,7 @@ from pgproof.model.lsn import WalSegment
 
 # magic, info, timeline, page address, remaining length; then system identifier, segment and block size.
 _LONG_HEADER = struct.Struct("<HHIQI4xQII")
+FIRST_PAGE_HEADER = _LONG_HEADER.size
 _LONG = 0x0002
 # PostgreSQL changes the lower byte with each major version.
 _MAGIC = 0xD1

@@ -29,7 +29,7 @@ from pgproof.postgres.wal_messages import Keepalive, decode, encode_status
 # servers whose wal_sender_timeout is a few seconds.
 _STATUS_SECONDS = 2.0
 _SLOT_PREFIX = "pgproof_backup_"
-_SLOTS_EXHAUSTED = "53400"  # configuration_limit_exceeded
+SLOTS_EXHAUSTED = "53400"  # configuration_limit_exceeded
 
 
 class WalSink(Protocol):
@@ -97,17 +97,25 @@ def create_temporary_slot(pgconn: pq.abc.PGconn, name: str) -> None:
         )
     except EngineError as error:
         if int(show(pgconn, "max_replication_slots")) == 0:
-            raise PreconditionError(
-                "the server allows no replication slots (max_replication_slots is 0)",
-                hint="set max_replication_slots = 10 in postgresql.conf and restart the server",
-            ) from error
-        if error.context.get("sqlstate") == _SLOTS_EXHAUSTED:
-            raise TransientError(
-                "all of the server's replication slots are in use (max_replication_slots)",
-                hint="drop slots that nobody needs (SELECT slot_name FROM pg_replication_slots WHERE NOT active), "
-                "or raise max_replication_slots and restart the server",
-            ) from error
+            raise no_slots_allowed() from error
+        if error.context.get("sqlstate") == SLOTS_EXHAUSTED:
+            raise slots_exhausted() from error
         raise
+
+
+def no_slots_allowed() -> PreconditionError:
+    return PreconditionError(
+        "the server allows no replication slots (max_replication_slots is 0)",
+        hint="set max_replication_slots = 10 in postgresql.conf and restart the server",
+    )
+
+
+def slots_exhausted() -> TransientError:
+    return TransientError(
+        "all of the server's replication slots are in use (max_replication_slots)",
+        hint="drop slots that nobody needs (SELECT slot_name FROM pg_replication_slots WHERE NOT active), "
+        "or raise max_replication_slots and restart the server",
+    )
 
 
 class WalStream:
