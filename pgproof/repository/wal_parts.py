@@ -42,6 +42,8 @@ def remove_parts(
     """
     whole = _read(repository, StoredRange(segment, 0, segment.size))
     for part in parts:
+        if part.whole or part.segment != segment:
+            continue  # never what the parts are replaced by
         if compare:
             try:
                 data = _read(repository, part)
