@@ -18,8 +18,8 @@ from pgproof.repository.bucket import Bucket, ObjectInfo
 
 # A server that has imported the engine forks a child for each run: a new interpreter would cost more than most
 # of the runs do.
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["pgproof.backup", "pgproof.recovery", "tests.support.faults"])
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(["pgproof.backup", "pgproof.recovery", "tests.support.faults"])
 
 
 def run_armed(rules: str, work: Callable[..., object], *arguments: Any) -> int:
@@ -27,7 +27,7 @@ def run_armed(rules: str, work: Callable[..., object], *arguments: Any) -> int:
 
     0 is success, 1 an exception, -9 a death by SIGKILL.
     """
-    process = _forks.Process(target=_armed, args=(rules, work, arguments))
+    process = forks.Process(target=_armed, args=(rules, work, arguments))
     process.start()
     process.join()
     assert process.exitcode is not None
