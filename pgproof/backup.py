@@ -17,7 +17,9 @@ from pgproof.waiting import in_thread
 if TYPE_CHECKING:
     from pgproof.actions.init_repository import InitReport
     from pgproof.actions.mirror import MirrorReport
+    from pgproof.actions.restore_point import RestorePoint
     from pgproof.actions.statistics import RepositoryStats
+    from pgproof.model.wal_status import WalLimits, WalStatus
     from pgproof.model.wal_stream import StreamOptions, StreamReport
     from pgproof.repository.keyring import KeySlot
 
@@ -134,6 +136,33 @@ class BackupManager:
 
         chosen = options or StreamOptions()
         return await in_thread(lambda job: stream_wal(self.postgres, self.config, chosen, job), progress)
+
+    async def wal_status(
+        self,
+        *,
+        slot: str | None = None,
+        limits: WalLimits | None = None,
+        free_bytes: int | None = None,
+    ) -> WalStatus:
+        """How the WAL stands: ranges and gaps, the server's slot and lag, and what can be restored.
+
+        `free_bytes` is the free space of the server's WAL disk, if it cannot be seen from here.
+        """
+        from pgproof.actions.wal_status import wal_status
+        from pgproof.model.wal_stream import DEFAULT_SLOT
+
+        name = slot or DEFAULT_SLOT
+        return await in_thread(
+            lambda _job: wal_status(
+                self.postgres, self.config, slot=name, limits=limits, free_bytes=free_bytes
+            )
+        )
+
+    async def create_restore_point(self, name: str) -> RestorePoint:
+        """Name the present place in the server's WAL, so that a restore can go there."""
+        from pgproof.actions.restore_point import create_restore_point
+
+        return await in_thread(lambda _job: create_restore_point(self.postgres, name))
 
     async def list_keys(self) -> list[KeySlot]:
         """The key slots, oldest first."""

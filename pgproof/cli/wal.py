@@ -50,6 +50,7 @@ def add_commands(commands: Subparsers) -> None:
     worker_parser = add_command(actions, "worker", worker, "start the resident worker of a data directory")
     worker_parser.add_argument("folder", metavar="DIR", help="its folder, such as pg_wal/pgproof")
     _add_worker_options(worker_parser)
+    wal_stream.add_restore_point(commands)
 
 
 def _add_worker_options(parser: Parser) -> None:
