@@ -141,7 +141,7 @@ def _ground(campaign: Campaign, number: int, store: S3Server | None) -> Iterator
         base = copy_of(cluster)
         # WAL is stored from the copy on.
         with Streamer(cluster.tcp_config(), config) as streamer:
-            streamer.wait_for_log("streaming WAL")
+            wait_for_flush(cluster, written(cluster))
             streamer.stop()
         book = Ledger(2, pause=0.01, survive_crashes=True, seed=chance.randrange(1_000_000))
         stack.enter_context(book.start(cluster))

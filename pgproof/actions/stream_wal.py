@@ -28,7 +28,8 @@ from pgproof.postgres.wal_stream import show
 from pgproof.repository.leases import Lease, hold_lease
 from pgproof.repository.repository import Repository
 from pgproof.repository.wal_archive import Inventory, WalArchive
-from pgproof.repository.wal_intake import Cadence, WalIntake
+from pgproof.repository.wal_held import Cadence
+from pgproof.repository.wal_intake import WalIntake
 from pgproof.repository.wal_parts import known_prefix, remove_parts
 
 _log = logging.getLogger(__name__)

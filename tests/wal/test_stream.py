@@ -73,7 +73,7 @@ def test_killed_at_any_moment_it_has_what_it_acknowledged(
     base = copy_of(cluster)
     begin = cluster.insert_lsn()
     with Streamer(cluster.tcp_config(), config) as first:
-        first.wait_for_log("streaming WAL")
+        wait_for_flush(cluster, written(cluster))
         first.stop()
     book, chance = ledger(cluster, clients=2, pause=0.01), random.Random(major)
     # Each version is killed at its share of the points, and at moments besides.
