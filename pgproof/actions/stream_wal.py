@@ -11,6 +11,7 @@ import threading
 from contextlib import closing
 
 from pgproof.actions.opening import open_repository
+from pgproof.actions.wal_push import wal_level
 from pgproof.actions.wal_source import WalSource, look_at_source
 from pgproof.errors import ConflictError, EngineError, PreconditionError, TransientError
 from pgproof.failpoints import failpoint
@@ -67,7 +68,7 @@ class _Streamer:
         job: Job,
     ) -> None:
         self._postgres = postgres
-        self._level = config.compression_level if config.compression else None
+        self._level = wal_level(config)
         self._options = options
         self._repository = repository
         self._lease = lease
