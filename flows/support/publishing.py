@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
@@ -23,6 +23,13 @@ def publish_report(kind: str, cluster: str, markdown: str, description: str) -> 
     markdown = markdown.encode(errors="replace").decode()
     if _attempt(f"the report {key}", lambda: create_markdown_artifact(markdown, key, description)):
         get_run_logger().info("the report is the artifact %s", key)
+
+
+def publish_table(kind: str, cluster: str, rows: list[dict[str, str]], description: str) -> None:
+    """Store rows as the newest version of the table artifact `<kind>-<cluster>`."""
+    key = artifact_key(kind, cluster)
+    if _attempt(f"the table {key}", lambda: create_table_artifact(rows, key, description)):
+        get_run_logger().info("the table is the artifact %s", key)
 
 
 def publish_event(event: str, cluster: str, payload: dict[str, Any]) -> None:

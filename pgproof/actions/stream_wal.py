@@ -11,6 +11,7 @@ import threading
 from contextlib import closing
 
 from pgproof.actions.opening import open_repository
+from pgproof.actions.wal_push import wal_level
 from pgproof.actions.wal_source import WalSource, look_at_source
 from pgproof.errors import ConflictError, EngineError, PreconditionError, TransientError
 from pgproof.failpoints import failpoint
@@ -28,7 +29,8 @@ from pgproof.postgres.wal_stream import show
 from pgproof.repository.leases import Lease, hold_lease
 from pgproof.repository.repository import Repository
 from pgproof.repository.wal_archive import Inventory, WalArchive
-from pgproof.repository.wal_intake import Cadence, WalIntake
+from pgproof.repository.wal_held import Cadence
+from pgproof.repository.wal_intake import WalIntake
 from pgproof.repository.wal_parts import known_prefix, remove_parts
 
 _log = logging.getLogger(__name__)
@@ -66,7 +68,7 @@ class _Streamer:
         job: Job,
     ) -> None:
         self._postgres = postgres
-        self._level = config.compression_level if config.compression else None
+        self._level = wal_level(config)
         self._options = options
         self._repository = repository
         self._lease = lease

@@ -64,7 +64,6 @@ class WalFeed:
         self._ended = threading.Event()
         self._failure: EngineError | None = None
         self.server_end: Lsn | None = None
-        self.stalled_since: float | None = None
 
     def moved(self) -> None:
         """Tell the server now what is durable."""
@@ -114,10 +113,8 @@ class WalFeed:
                     self._send_status(sink)
                     return None
             if not sink.has_room(0):
-                self.stalled_since = self.stalled_since or time.monotonic()
                 sink.has_room(_LOOK_SECONDS)
                 continue
-            self.stalled_since = None
             with self._lock:
                 nbytes, message = self._pgconn.get_copy_data(1)
             if nbytes > 0:

@@ -21,7 +21,8 @@ from pgproof.repository.bucket import Bucket
 from pgproof.repository.object_store import memory_bucket
 from pgproof.repository.repository import Repository
 from pgproof.repository.wal_archive import WalArchive
-from pgproof.repository.wal_intake import Cadence, WalIntake
+from pgproof.repository.wal_held import Cadence
+from pgproof.repository.wal_intake import WalIntake
 from tests.repository.test_wal_writer import KEY, StallingBucket
 from tests.support.faults import FailingBucket, LostAnswerBucket
 from tests.support.machine import wait_until

@@ -117,6 +117,12 @@ def flushed(cluster: Cluster) -> Lsn:
     return Lsn.parse(text) if text else _NEVER
 
 
+def written(cluster: Cluster) -> Lsn:
+    """The end of what a server has written, and so may send. It is behind the place of the next record where a page
+    begins, and that can take a while to be written."""
+    return Lsn.parse(cluster.psql("SELECT pg_current_wal_flush_lsn()"))
+
+
 def wait_for_flush(cluster: Cluster, lsn: Lsn, timeout: float = 60) -> None:
     machine.wait_until(lambda: flushed(cluster) >= lsn, f"{lsn} to be acknowledged", timeout)
 

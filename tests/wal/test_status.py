@@ -15,7 +15,7 @@ from pgproof.model.job import Job
 from pgproof.model.wal_status import WalStatus
 from tests.repository.places import new_repository
 from tests.support.postgres import Cluster, ClusterFactory
-from tests.support.streaming import Streamer, wait_for_flush
+from tests.support.streaming import Streamer, wait_for_flush, written
 
 
 def kinds(status: WalStatus) -> list[str]:
@@ -34,9 +34,9 @@ def test_from_nothing_to_a_gap_and_back(major: int, cluster_factory: ClusterFact
     status = wal_status(way_in, config)
     assert kinds(status) == ["slot-missing"]
     with Streamer(way_in, config) as streamer:
-        wait_for_flush(cluster, cluster.insert_lsn())
+        wait_for_flush(cluster, written(cluster))
         cluster.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) g")
-        wait_for_flush(cluster, cluster.insert_lsn())
+        wait_for_flush(cluster, written(cluster))
         status = wal_status(way_in, config)
         assert kinds(status) == []
         assert status.primary is not None and status.primary.slot is not None
@@ -59,14 +59,14 @@ def test_from_nothing_to_a_gap_and_back(major: int, cluster_factory: ClusterFact
     assert (status.primary.slot.invalidation_reason is not None) == (major >= 17)
     with Streamer(way_in, config) as streamer:
         streamer.wait_for_log("GAP")
-        wait_for_flush(cluster, cluster.insert_lsn())
+        wait_for_flush(cluster, written(cluster))
         status = wal_status(way_in, config)
         assert kinds(status) == ["gap"]
         (gap,) = status.gaps
         assert not gap.bridged
         assert status.restorable is not None and status.restorable.newest_lsn == gap.start
         take_backup(way_in, config, BackupType.FULL, Job())
-        wait_for_flush(cluster, cluster.insert_lsn())
+        wait_for_flush(cluster, written(cluster))
         status = wal_status(way_in, config)
         assert kinds(status) == []
         assert [each.bridged for each in status.gaps] == [True]

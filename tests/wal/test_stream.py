@@ -34,6 +34,7 @@ from tests.support.streaming import (
     require_stored,
     standby_of,
     wait_for_flush,
+    written,
 )
 
 SMALL = {"initdb_args": ("--wal-segsize=1",), "settings": {"wal_keep_size": "512MB"}}
@@ -72,7 +73,7 @@ def test_killed_at_any_moment_it_has_what_it_acknowledged(
     base = copy_of(cluster)
     begin = cluster.insert_lsn()
     with Streamer(cluster.tcp_config(), config) as first:
-        first.wait_for_log("streaming WAL")
+        wait_for_flush(cluster, written(cluster))
         first.stop()
     book, chance = ledger(cluster, clients=2, pause=0.01), random.Random(major)
     # Each version is killed at its share of the points, and at moments besides.
@@ -83,7 +84,7 @@ def test_killed_at_any_moment_it_has_what_it_acknowledged(
             if point in ("stream.slotless",):
                 streamer.kill9()
             elif point is None:
-                wait_for_flush(cluster, cluster.insert_lsn())
+                wait_for_flush(cluster, written(cluster))
                 book.wait_for(chance.randrange(1, 40))
                 streamer.kill9()
             else:
@@ -93,7 +94,7 @@ def test_killed_at_any_moment_it_has_what_it_acknowledged(
     with Streamer(cluster.tcp_config(), config) as streamer:
         book.wait_for(20)
         book.stop()
-        end = cluster.insert_lsn()
+        end = written(cluster)
         wait_for_flush(cluster, end)
         streamer.stop()
     cluster.stop("immediate")
@@ -113,7 +114,7 @@ def test_a_store_that_stalls_does_not_break_the_connection(
     with S3Server() as store:
         config = _s3_repository(store, "stall")
         with Streamer(cluster.tcp_config(), config) as streamer:
-            wait_for_flush(cluster, cluster.insert_lsn())
+            wait_for_flush(cluster, written(cluster))
             (walsender,) = _walsenders(cluster)
             os.kill(store.pid, signal.SIGSTOP)
             stalled, since = cluster.insert_lsn(), time.monotonic()
@@ -130,7 +131,7 @@ def test_a_store_that_stalls_does_not_break_the_connection(
                 assert resident < 400, "memory is bounded while the store stalls"
             finally:
                 os.kill(store.pid, signal.SIGCONT)
-            wait_for_flush(cluster, cluster.insert_lsn(), 120)
+            wait_for_flush(cluster, written(cluster), 120)
             assert _walsenders(cluster) == [walsender]
             streamer.stop()
         require_stored(config, cluster, 1, acknowledged(cluster))
@@ -148,7 +149,7 @@ def test_a_server_that_is_killed_is_streamed_again(
             cluster.kill9()
             cluster.start()
             book.wait_for(5)
-            wait_for_flush(cluster, cluster.insert_lsn())
+            wait_for_flush(cluster, written(cluster))
         streamer.stop()
         assert "the connection to the server was lost" in streamer.log or "cannot be reached" in streamer.log
     require_stored(config, cluster, 1, acknowledged(cluster))
@@ -166,7 +167,7 @@ def test_promotions_are_followed(cluster_factory: ClusterFactory, config: Backup
             promote(server)
             streamer.wait_for_log(f"timeline={timeline} ")
             server.psql(f"CREATE TABLE IF NOT EXISTS t (timeline int); INSERT INTO t VALUES ({timeline})")
-            end = server.insert_lsn()
+            end = written(server)
             wait_for_flush(server, end)
             if timeline < 4:
                 server.stop()
@@ -204,7 +205,7 @@ def test_a_failover_fetches_the_rest_of_the_old_timeline_from_the_new_primary(
         )
         book = ledger(old, clients=2, pause=0.01)
         with Streamer(either, config) as streamer:
-            wait_for_flush(old, old.insert_lsn())
+            wait_for_flush(old, written(old))
             streamer.kill9()
         book.wait_for(40)
         book.stop()
@@ -218,7 +219,7 @@ def test_a_failover_fetches_the_rest_of_the_old_timeline_from_the_new_primary(
         new.psql("CREATE TABLE after_the_failover AS SELECT 1 AS x")
         with Streamer(either, config) as streamer:
             streamer.wait_for_log("timeline=2 ")
-            wait_for_flush(new, new.insert_lsn())
+            wait_for_flush(new, written(new))
             streamer.stop()
             assert "GAP" not in streamer.log
         archive = WalArchive.open(open_repository(config))
@@ -240,10 +241,10 @@ def test_what_the_old_primary_wrote_behind_the_switch_is_never_served(
     with standby_of(old, "standby") as new:
         base = copy_of(old)
         with Streamer(old.tcp_config(), config) as streamer:
-            wait_for_flush(old, old.insert_lsn())
+            wait_for_flush(old, written(old))
             new.stop()
             old.psql("CREATE TABLE divergent AS SELECT generate_series(1, 20000) g")
-            wait_for_flush(old, old.insert_lsn())
+            wait_for_flush(old, written(old))
             streamer.stop()
         tail = acknowledged(old)
         old.kill9()
@@ -252,7 +253,7 @@ def test_what_the_old_primary_wrote_behind_the_switch_is_never_served(
         new.psql("CREATE TABLE on_the_new_primary AS SELECT 1 AS x")
         with Streamer(new.tcp_config(), config) as streamer:
             streamer.wait_for_log("timeline=2 ")
-            wait_for_flush(new, new.insert_lsn())
+            wait_for_flush(new, written(new))
             streamer.stop()
         archive = WalArchive.open(open_repository(config))
         (switch,) = archive.history(2).switches
@@ -278,7 +279,7 @@ def test_two_servers_of_the_same_timeline_are_told_apart(
         one.psql("SELECT count(pg_logical_emit_message(true, 'x', repeat('one', 100)))")
         two.psql("SELECT count(pg_logical_emit_message(true, 'x', repeat('two', 400000)))")
         with Streamer(one.tcp_config(), config) as streamer:
-            wait_for_flush(one, one.insert_lsn())
+            wait_for_flush(one, written(one))
             streamer.stop()
         with Streamer(two.tcp_config(), config) as streamer:
             assert streamer.wait() == 1
@@ -294,7 +295,7 @@ def test_a_lost_slot_is_a_gap_with_a_name(cluster_factory: ClusterFactory, confi
         settings={"max_slot_wal_keep_size": "1MB", "min_wal_size": "2MB"},
     )
     with Streamer(cluster.tcp_config(), config) as streamer:
-        wait_for_flush(cluster, cluster.insert_lsn())
+        wait_for_flush(cluster, written(cluster))
         streamer.stop()
     for _ in range(8):
         cluster.psql("SELECT pg_logical_emit_message(true, 'x', repeat('y', 900000)); CHECKPOINT")
@@ -304,7 +305,7 @@ def test_a_lost_slot_is_a_gap_with_a_name(cluster_factory: ClusterFactory, confi
         assert "keeps no WAL" in streamer.log and "--create-slot" in streamer.log
     with Streamer(cluster.tcp_config(), config) as streamer:
         streamer.wait_for_log("GAP in the WAL from")
-        wait_for_flush(cluster, cluster.insert_lsn())
+        wait_for_flush(cluster, written(cluster))
         streamer.stop()
     archive = WalArchive.open(open_repository(config))
     (gap,) = archive.inventory().coverage().gaps(1)
@@ -318,7 +319,7 @@ def test_what_is_refused(cluster_factory: ClusterFactory, config: BackupConfig) 
         assert streamer.wait() == 1
         assert "no such replication slot" in streamer.log and "--create-slot" in streamer.log
     with Streamer(cluster.tcp_config(), config) as streamer:
-        wait_for_flush(cluster, cluster.insert_lsn())
+        wait_for_flush(cluster, written(cluster))
         with Streamer(cluster.tcp_config(), config) as second:
             assert second.wait() == 1
             assert "another wal of this cluster is running" in second.log
