@@ -94,12 +94,23 @@ class WalFetcher:
         if found is not None:
             return found
         deadline = time.monotonic() + self._grace
+        replaced: DataError | None = None
         while True:
             inventory = self.archive.later_than(segment)
             verdict = self._verdict(inventory.coverage(), segment)
             if verdict is Verdict.SERVED:
                 pieces = [each for each in inventory.pieces if each.range.segment == segment]
-                read = self.archive.read_segment(segment, pieces)
+                try:
+                    read = self.archive.read_segment(segment, pieces)
+                except DataError as error:
+                    # A streamer replaces parts by their whole segment, and may have done so since the list was made.
+                    if replaced is not None:
+                        raise
+                    replaced = error
+                    found = self.whole(segment)
+                    if found is not None:
+                        return found
+                    continue
                 if read is None:
                     raise DataError("a WAL segment has no beginning", segment=segment.name)
                 check_first_page(read.data, segment, self.archive.system_identifier, segment.name)

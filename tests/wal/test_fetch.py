@@ -108,6 +108,30 @@ def test_a_segment_that_is_still_on_its_way_is_waited_for(archive: WalArchive) -
     assert len(seen) == 2
 
 
+def test_parts_that_a_streamer_replaces_meanwhile(archive: WalArchive) -> None:
+    """Between the list and the reading the segment became whole, and its parts were removed."""
+    fill(archive, range(4, 5))
+    whole = content(segment(5))
+    for start, end in ((0, 9000), (9000, 20000)):
+        archive.create(StoredRange(segment(5), start, end), whole[start:end], 1)
+    bucket, layout = archive.repository.bucket, archive.repository.layout
+
+    class Replaced:
+        def list(self, prefix: str, after: str = ""):  # type: ignore[no-untyped-def]
+            listed = list(bucket.list(prefix, after))
+            archive.repository.bucket = bucket
+            fill(archive, range(5, 6))
+            for start, end in ((0, 9000), (9000, 20000)):
+                bucket.delete(layout.wal_range(StoredRange(segment(5), start, end)))
+            return listed
+
+        def __getattr__(self, verb: str):  # type: ignore[no-untyped-def]
+            return getattr(bucket, verb)
+
+    archive.repository.bucket = Replaced()  # type: ignore[assignment]
+    assert bytes_of(WalFetcher(archive, grace=0), segment(5).name) == whole
+
+
 def test_the_open_segment_comes_with_zeros_behind_its_end(archive: WalArchive) -> None:
     whole = content(segment(5))
     for start, end in ((0, 9000), (9000, 20000)):
