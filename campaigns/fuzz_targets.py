@@ -11,6 +11,7 @@ import json
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -91,7 +92,7 @@ def _manifest(data: bytes) -> None:
         numbers_of(bitmap)
     plan = plan_restore(manifest, Path("/nowhere/data"), {}, recover=True, owner=None)
     tablespace_map(plan)
-    plan.lines()
+    plan.lines(datetime.now(UTC))
     json.dumps(plan.to_json())
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from pgproof.actions.delta import only_changed
 from pgproof.errors import DataError
 from pgproof.failpoints import failpoint
 from pgproof.model.control_file import ControlFile, parse_control_file
@@ -18,6 +20,7 @@ from pgproof.model.manifest import Manifest
 from pgproof.model.restore_plan import RestorePlan, tablespace_map
 from pgproof.model.source_files import BACKUP_LABEL, CONTROL_FILE, SERVER_MANIFEST, TABLESPACE_MAP
 from pgproof.postgres.data_directory import DataDirectory
+from pgproof.postgres.delta_directory import DeltaDirectory
 from pgproof.postgres.open_files import OpenFiles
 from pgproof.postgres.osuser import OsUser
 from pgproof.repository.content import Content
@@ -68,10 +71,15 @@ def write_files(
     essentials: Essentials,
     user: OsUser | None,
     job: Job,
+    written: Callable[[int], None] = lambda _bytes: None,
 ) -> DataDirectory:
-    """Everything but pg_control, and the WAL; then all of it is on disk. Returns the directory."""
+    """Everything but pg_control, and the WAL; then all of it is on disk. Returns the directory.
+
+    `written` is told how many bytes of pages were written.
+    """
     mode = 0o750 if essentials.control_mode & 0o040 else 0o700
-    directory = DataDirectory(plan.data_dir, plan.tablespaces, user)
+    kind = DataDirectory if plan.delta is None else DeltaDirectory
+    directory = kind(plan.data_dir, plan.tablespaces, user)
     directory.make_roots(mode)
     failpoint("restore.made")
     writer = _Writer(directory, manifest, plan.recover, job)
@@ -84,12 +92,16 @@ def write_files(
             elif number not in with_pages and not writer.withheld(entry):
                 # Empty, or nothing but pages of zeros: no pack brings it.
                 directory.make_file(entry)
+        if isinstance(directory, DeltaDirectory):
+            batch = only_changed(repository, batch, directory, manifest.block_size, writer.withheld, job)
         for _stored in read_batch(repository, batch, manifest.block_size, writer.sink, _THREADS, job):
             writer.report()
     failpoint("restore.files")
+    written(writer.written)
     if plan.tablespaces:
         directory.write_file(TABLESPACE_MAP, tablespace_map(plan))
-    for segment in manifest.wal_segments:
+    # Recovery that goes on beyond the backup gets all its WAL from the repository.
+    for segment in [] if plan.recover and plan.wal_beyond else manifest.wal_segments:
         job.report(
             "writing WAL", segment.start - manifest.start_lsn.segment_start(segment.size), plan.wal_bytes
         )
@@ -123,7 +135,7 @@ class _Writer:
         self._withheld = withheld | {SERVER_MANIFEST} if recover else withheld
         self._job = job
         self._lock = threading.Lock()
-        self._written = 0
+        self.written = 0
 
     def sink(self) -> _FileSink:
         return _FileSink(self, OpenFiles(self._directory), self._manifest.block_size)
@@ -134,12 +146,10 @@ class _Writer:
 
     def count(self, nbytes: int) -> None:
         with self._lock:
-            self._written += nbytes
+            self.written += nbytes
 
     def report(self) -> None:
-        self._job.report(
-            "restoring", min(self._written, self._manifest.size_bytes), self._manifest.size_bytes
-        )
+        self._job.report("restoring", min(self.written, self._manifest.size_bytes), self._manifest.size_bytes)
 
 
 class _FileSink:

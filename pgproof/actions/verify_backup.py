@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pgproof.actions.materialise import read_essentials, write_control_file, write_files
 from pgproof.actions.opening import open_repository
-from pgproof.actions.restore_cluster import NOTHING_MORE, refuse_early_end
+from pgproof.actions.restore_recovery import NOTHING_MORE, refuse_early_end
 from pgproof.actions.scratch_checks import after_shutdown, while_running
 from pgproof.actions.scratch_place import scratch_place
 from pgproof.errors import DataError

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from datetime import UTC, datetime
+from typing import Any
 
 from pgproof.cli import text
 from pgproof.cli.engine import open_recovery
 from pgproof.cli.exits import Exit
-from pgproof.cli.options import Subparsers, add_command
+from pgproof.cli.options import Subparsers, add_command, whole_number
 from pgproof.cli.progress import progress_bar
 from pgproof.cli.screen import Screen
+from pgproof.cli.text import printable
 from pgproof.cli.waiting import wait_for
 from pgproof.errors import PreconditionError
+from pgproof.model.recovery_request import RecoveryRequest
+from pgproof.model.recovery_target import target_from
 from pgproof.model.report import RestoreReport
+from pgproof.model.stop_point import shown
 
 
 def add_commands(commands: Subparsers) -> None:
@@ -21,10 +27,16 @@ def add_commands(commands: Subparsers) -> None:
         "restore",
         restore,
         "restore a backup into a data directory",
-        "Restore a whole cluster into an empty data directory and run its recovery there.",
+        "Restore a whole cluster into an empty data directory and run its recovery there, to its end or to a point.",
     )
-    parser.add_argument("backup_id", metavar="ID", help="backup id, the beginning of one, or 'latest'")
+    parser.add_argument(
+        "backup_id",
+        metavar="ID",
+        nargs="?",
+        help="backup id, the beginning of one, or 'latest'; left out, the backup that leads to the target",
+    )
     parser.add_argument("--data-dir", metavar="DIR", help="the new data directory")
+    _add_targets(parser)
     parser.add_argument(
         "--tablespace",
         metavar="OLD=NEW",
@@ -39,47 +51,88 @@ def add_commands(commands: Subparsers) -> None:
         action="store_false",
         help="leave the recovery to the server's first start",
     )
+    parser.add_argument(
+        "--standby", action="store_true", help="leave a standby of the primary, to be started by you"
+    )
+    parser.add_argument(
+        "--primary",
+        metavar="CONNINFO",
+        help="how the standby reaches its primary, without a password (by default as we do)",
+    )
+    parser.add_argument("--slot", metavar="NAME", help="the standby's replication slot on its primary")
+    parser.add_argument(
+        "--delta",
+        action="store_true",
+        help="overwrite an older state of the same cluster, writing only what differs",
+    )
     parser.add_argument("--owner", metavar="USER", help="operating system user who will own the files")
     parser.add_argument("--bin-dir", metavar="DIR", help="where PostgreSQL's programs are")
     parser.add_argument("--plan", action="store_true", help="show what would be done and stop")
 
 
+def _add_targets(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "recovery target", "One of them; without any, all WAL that there is is replayed."
+    )
+    group.add_argument("--to-time", metavar="TIME", help="ISO 8601; local time unless it has an offset")
+    group.add_argument("--to-lsn", metavar="LSN", help="a position in the WAL")
+    group.add_argument("--to-xid", metavar="XID", help="the end of a transaction")
+    group.add_argument("--to-name", metavar="NAME", help="a restore point")
+    group.add_argument("--to-backup-end", action="store_true", help="as early as the backup allows")
+    group.add_argument("--exclusive", action="store_true", help="stop before the target and not behind it")
+    group.add_argument(
+        "--timeline", metavar="N", type=whole_number, help="by default the newest that can be reached"
+    )
+
+
 def restore(args: argparse.Namespace, screen: Screen) -> int:
+    given = args.backup_id or ""
     if not args.data_dir:
         raise PreconditionError(
             "restoring over a database in the running server is not available in this version",
-            hint=f"restore the whole cluster: pgproof restore {args.backup_id} --data-dir DIR",
+            hint=f"restore the whole cluster: pgproof restore {given} --data-dir DIR".replace("  ", " "),
         )
+    if not args.standby and (args.primary or args.slot):
+        raise PreconditionError("a primary and a slot are for a standby", hint="add --standby")
     tablespaces = dict(args.tablespace)
     if len(tablespaces) < len(args.tablespace):
         raise PreconditionError(
             "one tablespace is mapped twice", hint="give --tablespace once for each OLD directory"
         )
-    manager = open_recovery(args)
-    if args.plan:
-        plan = wait_for(
-            manager.plan_restore(
-                args.backup_id,
-                args.data_dir,
-                tablespaces=tablespaces,
-                recover=args.recover,
-                owner=args.owner,
-            )
+    target = target_from(
+        time=args.to_time,
+        lsn=args.to_lsn,
+        xid=args.to_xid,
+        name=args.to_name,
+        backup_end=args.to_backup_end,
+        inclusive=not args.exclusive,
+    )
+    if args.backup_id is None and target is None:
+        raise PreconditionError(
+            "neither a backup nor a recovery target is named",
+            hint="name one: pgproof restore latest --data-dir DIR, or add --to-time and the like",
         )
-        screen.document(plan.to_json())
-        for line in plan.lines():
+    manager = open_recovery(args)
+    standby = manager.standby(args.primary, args.slot) if args.standby else None
+    options: dict[str, Any] = {
+        "tablespaces": tablespaces,
+        "recover": args.recover,
+        "owner": args.owner,
+        "request": RecoveryRequest(target, args.timeline, standby, args.delta),
+    }
+    if args.plan or args.delta:
+        with progress_bar(screen) as progress:
+            plan = wait_for(manager.plan_restore(args.backup_id, args.data_dir, progress=progress, **options))
+        if args.plan:
+            screen.document(plan.to_json())
+        for line in plan.lines(datetime.now(UTC)):
             screen.say(line)
-        return Exit.OK
+        if args.plan:
+            return Exit.OK
+        screen.confirm(f"Overwrite the cluster in {printable(str(plan.data_dir))}?")
     with progress_bar(screen) as progress:
         report = wait_for(
-            manager.restore_cluster(
-                args.backup_id,
-                args.data_dir,
-                tablespaces=tablespaces,
-                recover=args.recover,
-                owner=args.owner,
-                progress=progress,
-            )
+            manager.restore_cluster(args.backup_id, args.data_dir, progress=progress, **options)
         )
     screen.document(report.to_json())
     _show(report, screen)
@@ -90,17 +143,25 @@ def _show(report: RestoreReport, screen: Screen) -> None:
     rate = f", {text.size(report.size_bytes / report.seconds)}/s" if report.seconds > 0 else ""
     recovery = f"ended at {report.end_lsn}" if report.recovered else "left to the server's first start"
     screen.say(f"Backup {report.backup_id} is restored.", "bold green")
+    commit = report.last_commit
+    last = [("last commit", f"transaction {commit['xid']}, {_when(commit['time'])}")] if commit else []
     screen.figures(
         [
             ("data directory", report.data_dir),
             *((f"tablespace {old}", new) for old, new in report.tablespaces.items()),
             ("size", f"{text.size(report.size_bytes)} in {report.files:,} files"),
             ("duration", f"{text.duration(report.seconds)}{rate}"),
+            ("target", report.target),
             ("recovery", recovery),
+            *last,
         ]
     )
     for note in report.notes:
         screen.say(f"Note: {note}")
+
+
+def _when(time: str) -> str:
+    return shown(datetime.fromisoformat(time), datetime.now(UTC))
 
 
 def tablespace_mapping(value: str) -> tuple[str, str]:

@@ -124,19 +124,16 @@ def _next_wal(coverage: Coverage, spans: Sequence[Span], end: Lsn) -> Lsn | None
     return min(found, default=None)
 
 
-def choose_bases(reaches: Sequence[Reach], position: Lsn | None, only: str | None = None) -> list[Base]:
+def choose_bases(reaches: Sequence[Reach], position: Lsn | None) -> list[Base]:
     """The backups from which `position` can be restored, the best first; None means the newest position.
 
-    The best one is the newest, which has the least WAL to replay. `only` is the one that was asked for.
+    The best one is the newest, which has the least WAL to replay.
     """
     if position is None:
-        fitting = [each for each in reaches if only is None or _has(each, only)][-1:]
-        position = fitting[0].end if fitting else Lsn(0)
-    else:
-        fitting = [each for each in reaches if each.start <= position <= each.end]
+        return list(reversed(reaches[-1].bases)) if reaches else []
+    fitting = [each for each in reaches if each.start <= position <= each.end]
     bases = [base for each in fitting for base in each.bases if base.stop <= position]
-    wanted = [base for base in bases if only in (None, base.backup_id)]
-    return sorted(wanted, key=lambda base: (base.stop, base.start, base.backup_id), reverse=True)
+    return sorted(bases, key=lambda base: (base.stop, base.start, base.backup_id), reverse=True)
 
 
 def refuse(
@@ -157,15 +154,10 @@ def refuse(
     return PreconditionError(f"{what}; nothing was written", hint=text, **facts)
 
 
-def why_unreachable(reaches: Sequence[Reach], position: Lsn, only: str | None = None) -> str:
+def why_unreachable(reaches: Sequence[Reach], position: Lsn) -> str:
     """The reason in a few words, for a position that no backup leads to."""
-    if only is not None and choose_bases(reaches, position):
-        base = next((base for each in reaches for base in each.bases if base.backup_id == only), None)
-        if base is not None and position < base.stop:
-            return "the target lies before the end of this backup; others lead to it"
-        return "the WAL from this backup to the target is not complete; other backups lead to it"
     if not reaches:
-        return "no backup lies on the way to this timeline"
+        return "no backup lies on the way to this timeline, or its WAL is missing"
     if position < reaches[0].start:
         return "the target lies before the end of the oldest backup"
     for before, after in itertools.pairwise(reaches):
@@ -174,10 +166,6 @@ def why_unreachable(reaches: Sequence[Reach], position: Lsn, only: str | None = 
     if reaches[-1].missing is not None:
         return f"the target lies behind a hole in the WAL that begins at {reaches[-1].end}"
     return "the target lies behind the end of the WAL"
-
-
-def _has(reach: Reach, backup_id: str) -> bool:
-    return any(base.backup_id == backup_id for base in reach.bases)
 
 
 def _listed(items: Iterable[str]) -> str:

@@ -167,7 +167,9 @@ class VerificationReport:
 
 @dataclass(frozen=True, slots=True)
 class RestoreReport:
-    """What a restore wrote. `end_lsn` is where recovery really ended, None without recovery."""
+    """What a restore wrote. `end_lsn` is where recovery really ended, None without recovery; `last_commit` is the
+    newest one in the WAL that was replayed, where somebody has looked. `written_bytes` is less than the size
+    where a delta restore found pages in place."""
 
     backup_id: str
     data_dir: str
@@ -178,15 +180,21 @@ class RestoreReport:
     end_lsn: Lsn | None = None
     tablespaces: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    target: str = ""
+    last_commit: dict[str, Any] | None = None
+    written_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {
             "backup_id": self.backup_id,
             "data_dir": self.data_dir,
             "size_bytes": self.size_bytes,
+            "written_bytes": self.written_bytes,
             "files": self.files,
             "seconds": round(self.seconds, 3),
             "recovered": self.recovered,
+            "target": self.target,
+            "last_commit": self.last_commit,
             "end_lsn": str(self.end_lsn) if self.end_lsn else None,
             "tablespaces": dict(self.tablespaces),
             "notes": list(self.notes),

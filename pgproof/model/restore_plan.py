@@ -6,12 +6,16 @@ import itertools
 import posixpath
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from pgproof.errors import PreconditionError
+from pgproof.model.delta_plan import DeltaPlan
 from pgproof.model.lsn import Lsn
 from pgproof.model.manifest import Manifest, Tablespace
+from pgproof.model.recovery_request import EVERYTHING, RecoveryRequest
+from pgproof.model.stop_point import StopPoint
 
 # Room beyond the files themselves: WAL, and what recovery and the first checkpoint write.
 _SPARE_SHARE = 0.1
@@ -39,13 +43,23 @@ class RestorePlan:
     owner: str | None
     notes: tuple[str, ...] = ()
     new_tablespaces: dict[str, Path] = field(default_factory=dict)
+    request: RecoveryRequest = EVERYTHING
+    timeline: int = 0
+    stop: StopPoint | None = None
+    wal_end: Lsn | None = None
+    delta: DeltaPlan | None = None
+
+    @property
+    def wal_beyond(self) -> bool:
+        """Whether more WAL is replayed than the backup brought itself."""
+        return self.wal_end is not None
 
     @property
     def new_tablespaces_dir(self) -> Path:
         return self.data_dir.with_name(f"{self.data_dir.name}-tablespaces")
 
-    def lines(self) -> list[str]:
-        """The plan for people, a fact per line."""
+    def lines(self, now: datetime) -> list[str]:
+        """The plan for people, a fact per line; `now` is what ages are counted from."""
         text = [
             f"backup            {self.backup_id} of cluster {self.cluster} (PostgreSQL {self.server_version})",
             f"data directory    {self.data_dir}",
@@ -53,11 +67,25 @@ class RestorePlan:
             f"to write          {self.size_bytes / 1e6:,.1f} MB, and {self.wal_bytes / 1e6:,.1f} MB of WAL",
             *(f"room needed       {size / 1e6:,.1f} MB in {place}" for place, size in self.needed.items()),
             f"owner             {self.owner or 'the user who runs this'}",
-            f"recovery          to {self.stop_lsn}, the end of the backup; then a clean shutdown"
-            if self.recover
-            else "recovery          left to the server's first start",
+            f"target            {self.request.wanted}",
+            f"timeline          {self.timeline}",
+            f"recovery          {self._recovery()}",
         ]
+        if self.stop is not None:
+            text += self.stop.lines(now)
+        if self.delta is not None:
+            text += self.delta.lines()
         return text + [f"note              {note}" for note in self.notes]
+
+    def _recovery(self) -> str:
+        if self.request.standby is not None:
+            return "as a standby, when its server is started"
+        if not self.recover:
+            return "left to the server's first start"
+        if self.wal_end is None:
+            return f"to {self.stop_lsn}, the end of the backup; then a clean shutdown"
+        megabytes = (self.wal_end - self.stop_lsn) / 1e6
+        return f"from {self.stop_lsn} on, up to {megabytes:,.1f} MB of WAL; then a clean shutdown"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -72,6 +100,12 @@ class RestorePlan:
             "recover": self.recover,
             "stop_lsn": str(self.stop_lsn),
             "owner": self.owner,
+            "target": self.request.wanted.to_json(),
+            "timeline": self.timeline,
+            "stop": self.stop.to_json() if self.stop else None,
+            "wal_end": str(self.wal_end) if self.wal_end else None,
+            "standby": self.request.standby is not None,
+            "delta": self.delta.to_json() if self.delta else None,
             "notes": list(self.notes),
         }
 
@@ -130,6 +164,7 @@ def plan_restore(
         needed=needed,
         recover=recover,
         stop_lsn=manifest.stop_lsn,
+        timeline=manifest.timeline,
         owner=owner,
         notes=tuple(notes),
         new_tablespaces=new_tablespaces,

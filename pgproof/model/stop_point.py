@@ -9,19 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Any
+from typing import Any, ClassVar
 
 from pgproof.errors import DataError
 from pgproof.model.lsn import Lsn
 from pgproof.model.wal_records import TransactionEnd
-
-_TARGETS = (
-    "recovery_target",
-    "recovery_target_lsn",
-    "recovery_target_name",
-    "recovery_target_time",
-    "recovery_target_xid",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +23,14 @@ class StopPoint:
     With `backup_end` it stops as soon as the backup is consistent. The last record to be replayed begins at or
     after `last`. `before` and `after` are the commits on both sides, if they are near.
     """
+
+    TARGETS: ClassVar[tuple[str, ...]] = (
+        "recovery_target",
+        "recovery_target_lsn",
+        "recovery_target_name",
+        "recovery_target_time",
+        "recovery_target_xid",
+    )
 
     last: Lsn
     at: Lsn | None = None
@@ -55,7 +55,7 @@ class StopPoint:
         The order counts: PostgreSQL refuses a target that is set, or even emptied, behind another one.
         """
         chosen = self.target_settings()
-        return {**{name: "" for name in _TARGETS if name not in chosen}, **chosen}
+        return {**{name: "" for name in self.TARGETS if name not in chosen}, **chosen}
 
     def refuse_wrong_end(self, end: Lsn) -> None:
         """Raises DataError unless recovery ended at `end` where it was to: else rows are missing, or too many."""

@@ -88,14 +88,20 @@ class DataDirectory:
         try:
             if entry.path.startswith(b"pg_tblspc/") and entry.path.count(b"/") == 1:
                 oid = int(entry.path.partition(b"/")[2])
-                os.symlink(self._tablespaces[oid], self._root + b"/" + entry.path)
+                self._make_link(self._tablespaces[oid], self._root + b"/" + entry.path)
                 self._own(self._root + b"/" + entry.path)
                 return
-            os.mkdir(path, 0o700)
+            self._make_directory(path)
             os.chmod(path, _directory_mode(entry.mode))
             self._own(path)
         except OSError as error:
             raise disk_error(error, path) from error
+
+    def _make_directory(self, path: bytes) -> None:
+        os.mkdir(path, 0o700)
+
+    def _make_link(self, target: bytes, path: bytes) -> None:
+        os.symlink(target, path)
 
     def make_plain_directory(self, path: bytes) -> None:
         """A directory of ours, unless the backup has it already."""
@@ -117,9 +123,7 @@ class DataDirectory:
                 status = os.fstat(fd)
                 if status.st_size != size or status.st_size == 0:
                     os.ftruncate(fd, size)
-                    os.fchmod(fd, mode & 0o777 & ~0o037 | 0o600)
-                    if self._user is not None:
-                        os.fchown(fd, self._user.uid, self._user.gid)
+                    self._set_owner(fd, mode)
             except OSError:
                 os.close(fd)
                 raise
@@ -127,10 +131,15 @@ class DataDirectory:
             raise disk_error(error, full) from error
         return fd
 
+    def _set_owner(self, fd: int, mode: int) -> None:
+        os.fchmod(fd, mode & 0o777 & ~0o037 | 0o600)
+        if self._user is not None:
+            os.fchown(fd, self._user.uid, self._user.gid)
+
     def write(self, fd: int, path: bytes, offset: int, data: memoryview) -> None:
         """Write pages; those that are all zeros stay holes."""
         failpoint("restore.write")
-        for start, end in _not_zero(data):
+        for start, end in self._stretches(data):
             piece, at = data[start:end], offset + start
             try:
                 with self._turn:
@@ -139,6 +148,10 @@ class DataDirectory:
                         piece, at = piece[written:], at + written
             except OSError as error:
                 raise disk_error(error, self._path(path)) from error
+
+    def _stretches(self, data: memoryview) -> list[tuple[int, int]]:
+        """What of the data has to be written into a file that was new."""
+        return _not_zero(data)
 
     @property
     def file_mode(self) -> int:

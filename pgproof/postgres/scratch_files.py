@@ -26,10 +26,10 @@ shared_preload_libraries = 'pgproof-this-restore-is-not-finished'
 
 
 @contextlib.contextmanager
-def exclusive(data_dir: Path) -> Iterator[None]:
+def exclusive(data_dir: Path, *, look_only: bool = False) -> Iterator[None]:
     """Hold the data directory: in its own namespaces a server cannot see that another one uses it.
 
-    Raises ConflictError if one does.
+    Raises ConflictError if one does. With `look_only` nothing is changed.
     """
     descriptor = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -40,7 +40,8 @@ def exclusive(data_dir: Path) -> Iterator[None]:
         if _server_runs_in(os.fstat(descriptor)):
             raise _in_use(data_dir)
         # It was copied along, or its server crashed, or had numbers of another namespace.
-        (data_dir / "postmaster.pid").unlink(missing_ok=True)
+        if not look_only:
+            (data_dir / "postmaster.pid").unlink(missing_ok=True)
         yield
     finally:
         os.close(descriptor)

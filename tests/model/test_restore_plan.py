@@ -105,7 +105,7 @@ def test_what_a_person_should_know_is_in_the_plan() -> None:
     found = plan(
         "/restored", {"/disk1/fast": "/a"}, tablespaces=TWO, findings=findings, external_config=config
     )
-    text = "\n".join(found.lines())
+    text = "\n".join(found.lines(AT))
     for part in (
         "3 damaged pages",
         "config-from-backup",

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,7 @@ def test_a_mapping_that_not_even_the_wal_knows_is_refused_before_the_first_byte(
     plan = plan_cluster_restore(
         production.config, "latest", work_dir / "data", tablespaces={first: "/x"}, recover=True, owner=None
     )
-    assert f"tablespace        {first} → /x" in plan.lines()
+    assert f"tablespace        {first} → /x" in plan.lines(datetime.now(UTC))
 
 
 def test_without_recovery_the_report_warns_of_production_s_directories(

@@ -1,0 +1,45 @@
+"""How a standby reaches its primary."""
+
+from __future__ import annotations
+
+import psycopg.conninfo
+from psycopg import ProgrammingError
+
+from pgproof.errors import PreconditionError
+from pgproof.model.config import PostgresConfig
+
+_SECRETS = ("password", "sslpassword", "oauth_client_secret")
+# They belong to our own sessions.
+_OURS = ("dbname", "options", "application_name", "target_session_attrs", "replication")
+
+
+def primary_conninfo(given: str | None, postgres: PostgresConfig) -> str:
+    """`given`, or the connection of `postgres` without its password.
+
+    Raises PreconditionError for one with a password: it would stand in a file and in the server's views.
+    """
+    if given is None:
+        known = {
+            name: value
+            for name, value in postgres.parameters().items()
+            if name not in (*_SECRETS, *_OURS, "service", "servicefile")
+        }
+        if not known.get("host") and not known.get("hostaddr"):
+            raise PreconditionError(
+                "the standby does not know its primary", hint="give --primary 'host=… port=… user=…'"
+            )
+        return psycopg.conninfo.make_conninfo("", **known)
+    try:
+        parameters = psycopg.conninfo.conninfo_to_dict(given)
+    except ProgrammingError as error:
+        raise PreconditionError(
+            "not a connection string",
+            hint="write it as 'host=… port=… user=…'",
+            reason=str(error).strip().partition("\n")[0],
+        ) from None
+    if any(parameters.get(name) for name in _SECRETS):
+        raise PreconditionError(
+            "the connection string to the primary holds a password",
+            hint="leave it out, and put it into ~/.pgpass of the user who runs the standby",
+        )
+    return psycopg.conninfo.make_conninfo("", **{k: v for k, v in parameters.items() if v is not None})
