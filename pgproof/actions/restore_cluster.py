@@ -17,7 +17,7 @@ from pgproof.actions.restore_handover import (
     write_external_config,
 )
 from pgproof.actions.restore_planning import Prepared, prepare
-from pgproof.actions.restore_recovery import NOTHING_MORE, run_recovery
+from pgproof.actions.restore_recovery import run_recovery
 from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig
 from pgproof.model.job import Job
@@ -28,7 +28,6 @@ from pgproof.model.restore_plan import RestorePlan
 from pgproof.postgres.data_directory import DataDirectory
 from pgproof.postgres.existing_cluster import clear_for_delta, finish_delta
 from pgproof.postgres.programs import Programs
-from pgproof.postgres.scratch import Recovery
 from pgproof.postgres.scratch_files import allow_start, forbid_start
 
 _log = logging.getLogger(__name__)
@@ -108,10 +107,10 @@ def restore_cluster(
     end_lsn = None
     if prepared.programs is not None:
         clear_old_recovery(repository, directory, manifest)
-        end_lsn, made = _recover(directory, prepared, prepared.programs, notes, job)
+        end_lsn, made = _recover(config, directory, prepared, prepared.programs, notes, job)
         moved |= {location: str(place) for location, place in made.items()}
     else:
-        leave_recovery_to_server(repository, directory, prepared, NOTHING_MORE)
+        leave_recovery_to_server(repository, config, directory, prepared)
         failpoint("restore.left")
         notes += warn_of_new_tablespaces(config, plan, manifest, prepared.user, job)
         directory.sync()
@@ -147,16 +146,19 @@ def restore_cluster(
 
 
 def _recover(
-    directory: DataDirectory, prepared: Prepared, programs: Programs, notes: list[str], job: Job
+    config: BackupConfig,
+    directory: DataDirectory,
+    prepared: Prepared,
+    programs: Programs,
+    notes: list[str],
+    job: Job,
 ) -> tuple[Lsn, dict[str, Path]]:
     plan = prepared.plan
     forbid_start(plan.data_dir, prepared.user)
     failpoint("restore.forbidden")
     directory.sync()
     write_control_file(directory, prepared.essentials)
-    chosen = prepared.chosen
-    recovery = Recovery(NOTHING_MORE, chosen.history.timeline, chosen.stop.target_settings())
-    end, made = run_recovery(prepared, programs, recovery, notes, job)
+    end, made = run_recovery(config, prepared, programs, notes, job)
     failpoint("restore.recovered")
     tidy(directory)
     failpoint("restore.tidied")

@@ -7,7 +7,10 @@ import re
 from pathlib import Path
 
 from pgproof.actions.materialise import Essentials, find_file
-from pgproof.actions.restore_planning import Prepared
+from pgproof.actions.recovery_choosing import ChosenRecovery
+from pgproof.actions.restore_planning import Prepared, needs_repository
+from pgproof.actions.restore_recovery import NOTHING_MORE
+from pgproof.actions.wal_serving import leave_wal_source
 from pgproof.errors import PreconditionError
 from pgproof.model.config import BackupConfig
 from pgproof.model.job import Job
@@ -44,10 +47,16 @@ def clear_old_recovery(repository: Repository, directory: DataDirectory, manifes
 
 
 def leave_recovery_to_server(
-    repository: Repository, directory: DataDirectory, prepared: Prepared, restore_command: str
+    repository: Repository, config: BackupConfig, directory: DataDirectory, prepared: Prepared
 ) -> None:
     """Exactly one signal file, and settings beside which nothing inherited counts."""
     standby, chosen = prepared.plan.request.standby, prepared.chosen
+    restore_command = NOTHING_MORE
+    if needs_repository(chosen, prepared.plan.request):
+        restore_command = leave_wal_source(config, prepared.plan.data_dir, prepared.user)
+    history = _history(chosen)
+    if history:
+        directory.write_file(b"pg_wal/%08X.history" % chosen.history.timeline, history)
     inherited = _auto_conf(repository, prepared.manifest)
     if standby is not None:
         settings, note = standby_settings(restore_command, standby), _STANDBY_NOTE
@@ -58,6 +67,13 @@ def leave_recovery_to_server(
     for name in (b"recovery.signal", b"standby.signal"):
         directory.remove(name)
     directory.write_file(b"standby.signal" if standby is not None else b"recovery.signal", b"")
+
+
+def _history(chosen: ChosenRecovery) -> bytes | None:
+    """The history file of the target timeline, if the backup did not bring it."""
+    if chosen.history.timeline in (chosen.manifest.timeline, 1):
+        return None
+    return chosen.archive.read_history(chosen.history.timeline)
 
 
 def _auto_conf(repository: Repository, manifest: Manifest) -> bytes:

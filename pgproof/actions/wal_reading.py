@@ -26,6 +26,7 @@ from pgproof.postgres.wal_decoding import decode_wal
 from pgproof.repository.wal_archive import Inventory, StoredWal, WalArchive
 
 _WINDOW = 128 << 20
+_PAGE = 8192
 TRANSACTIONS = ("Transaction",)
 _Decoder = Callable[[Lsn, Sequence[str]], Generator[WalRecord]]
 
@@ -40,9 +41,10 @@ def wal_reading(
     user: OsUser | None,
     job: Job,
 ) -> Iterator[WalReading]:
-    """A reader, as long as the block lasts; at most `_WINDOW` bytes or three segments lie on disk at a time."""
+    """A reader, as long as the block lasts; no more than `_WINDOW` bytes, or one segment, and the
+    next one lie on disk at a time."""
     with scratch_place(config, user) as place:
-        refuse_too_small({place: max(_WINDOW, archive.segment_size) + 2 * archive.segment_size})
+        refuse_too_small({place: max(_WINDOW, archive.segment_size) + archive.segment_size})
         directory = DataDirectory(place / "data", {}, user)
         directory.make_roots(0o700)
         directory.make_plain_directory(b"pg_wal")
@@ -74,7 +76,9 @@ class WalReading:
         self._directory = directory
         self._decode = decode
         self._job = job
-        self._present: list[int] = []
+        self._page = b""
+        # By number, whether it is a real one.
+        self._present: dict[int, bool] = {}
 
     def records(self, start: Lsn, end: Lsn, rmgrs: Sequence[str] = ()) -> Generator[WalRecord]:
         """The records that begin from `start` up to, not including, `end`, in order."""
@@ -85,6 +89,8 @@ class WalReading:
             until = min(end, Lsn((number + step) * size))
             # A record that begins in the window's last segment may end in the next one.
             self._fetch(range(number, min(number + step, last + 1) + 1))
+            if not self._present[number]:
+                continue
             with closing(self._decode(max(start, Lsn(number * size)), rmgrs)) as found:
                 for record in found:
                     if record.lsn >= until:
@@ -128,18 +134,25 @@ class WalReading:
         yield from reversed(list(pairwise(edges)))
 
     def _fetch(self, numbers: range) -> None:
-        """The files of these segments, as far as they exist, and no others."""
-        for number in [number for number in self._present if number not in numbers]:
+        """The files of these segments, as far as they exist, and no others.
+
+        Behind them, and for each that does not exist, lies a file at whose first page the WAL ends: for one that
+        is missing pg_waldump waits five seconds. It bears another one's first page, because pg_waldump asks any
+        file for the size of all.
+        """
+        wanted = range(numbers.start, numbers.stop + 1)
+        for number in [each for each, real in self._present.items() if each not in numbers or not real]:
             self._directory.remove(self._path(number))
-            self._present.remove(number)
-        for number in numbers:
+            del self._present[number]
+        for number in wanted:
             if number in self._present:
                 continue
             self._job.checkpoint()
-            data = self._read(number)
-            if data is not None:
-                self._directory.write_file(self._path(number), data)
-                self._present.append(number)
+            data = self._read(number) if number in numbers else None
+            self._page = self._page or (data or b"")[:_PAGE]
+            end = self._page.ljust(self.segment_size, b"\0")
+            self._directory.write_file(self._path(number), end if data is None else data)
+            self._present[number] = data is not None
 
     def _read(self, number: int) -> bytes | None:
         """The segment's bytes from the newest timeline on the way that has its file."""

@@ -9,6 +9,7 @@ from pgproof.errors import DataError, EngineError, PreconditionError, TransientE
 from pgproof.model.lsn import Lsn
 
 _REDO_DONE = re.compile(r"redo done at ([0-9A-F]{1,8}/[0-9A-F]{1,8})\b")
+_REDO_PROGRESS = re.compile(r"redo in progress, .*current LSN: ([0-9A-F]{1,8}/[0-9A-F]{1,8})\b")
 # Paths are bytes of any encoding, so this one looks at the log as it was written.
 _MISSING_TABLESPACE = re.compile(
     rb'FATAL:  directory "(/.*)" does not exist\n.*(?:\n.*)?Tablespace/CREATE: (\d{1,10}) '
@@ -137,6 +138,12 @@ def failed_server(text: str) -> EngineError:
 def end_of_redo(text: str) -> Lsn | None:
     """Where replay ended for the last time; None if nothing was replayed."""
     found = _REDO_DONE.findall(text)
+    return Lsn.parse(found[-1]) if found else None
+
+
+def replay_position(text: str) -> Lsn | None:
+    """How far a server that is still recovering says it is."""
+    found = _REDO_PROGRESS.findall(text)
     return Lsn.parse(found[-1]) if found else None
 
 

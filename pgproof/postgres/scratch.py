@@ -17,7 +17,8 @@ from pgproof.errors import PreconditionError, TransientError
 from pgproof.failpoints import failpoint
 from pgproof.model.control_file import ControlFile
 from pgproof.model.job import Job
-from pgproof.model.server_log import failed_server, missing_tablespace
+from pgproof.model.lsn import Lsn
+from pgproof.model.server_log import failed_server, missing_tablespace, replay_position
 from pgproof.postgres.disk_errors import on_disk
 from pgproof.postgres.new_tablespaces import Handover, NewTablespaces, failure, guard, refuse_unusable
 from pgproof.postgres.osuser import OsUser, can_reach, give_to
@@ -74,6 +75,7 @@ def scratch_server(
     sandboxed: bool = True,
     preload: Sequence[str] = (),
     handover: Handover | None = None,
+    replaying: tuple[Lsn, Lsn] | None = None,
     job: Job,
     timeout: float,
 ) -> Iterator[ScratchServer]:
@@ -82,7 +84,8 @@ def scratch_server(
     `control` is the pg_control of these files; `tablespaces` are the directories outside `data_dir` that it
     may use. `recovery` replays WAL first. `settings` may not loosen the isolation; `fsync` is off unless
     given. postgresql.auto.conf and tablespaces that the WAL creates are thrown away, unless there is a
-    `handover`: then these are kept and linked, and the caller has called `forbid_start`.
+    `handover`: then these are kept and linked, and the caller has called `forbid_start`. `replaying` is the
+    range of the WAL to be replayed, for reports of progress.
 
     Raises PreconditionError where this machine cannot check these files or recovery target, TransientError
     when WAL could not be fetched or `timeout` seconds have passed, DataError when the server gives up on the
@@ -132,7 +135,7 @@ def scratch_server(
             mounted=places.made,
             log=log,
         )
-        process = _start(launcher, server, places, job, deadline, timeout)
+        process = _start(launcher, server, places, replaying, job, deadline, timeout)
         try:
             server.end_of_recovery_lsn = server.learn_end_of_recovery(control)
             server.new_tablespaces = dict(places.made)
@@ -156,6 +159,7 @@ def _start(
     launcher: Launcher,
     server: ScratchServer,
     places: NewTablespaces,
+    replaying: tuple[Lsn, Lsn] | None,
     job: Job,
     deadline: float,
     timeout: float,
@@ -165,7 +169,7 @@ def _start(
     while True:
         process = launcher.start()
         try:
-            _wait_until_open(process, server, job, deadline, timeout)
+            _wait_until_open(process, server, replaying, job, deadline, timeout)
             return process
         except _Ended:
             process.stop(1)
@@ -193,13 +197,22 @@ class _Ended(Exception):
 
 
 def _wait_until_open(
-    process: Postmaster, server: ScratchServer, job: Job, deadline: float, timeout: float
+    process: Postmaster,
+    server: ScratchServer,
+    replaying: tuple[Lsn, Lsn] | None,
+    job: Job,
+    deadline: float,
+    timeout: float,
 ) -> None:
     while True:
         failpoint("server.starting")
         job.checkpoint()
         if process.ended():
             raise _Ended
+        if replaying is not None:
+            start, end = replaying
+            position = replay_position(server.log_tail(50))
+            job.report("recovering", max(0, (position or start) - start), end - start)
         if server.try_to_open():
             return
         if time.monotonic() > deadline:
