@@ -7,7 +7,7 @@ its commit, so that for every target it is known which marks must be there.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Self
 
 from pgproof.actions.init_repository import init_repository
-from pgproof.actions.restore_cluster import restore_cluster
+from pgproof.actions.restore_cluster import plan_cluster_restore, restore_cluster
 from pgproof.actions.take_backup import take_backup
 from pgproof.actions.wal_single import push_one
 from pgproof.model.config import BackupConfig, BackupType
 from pgproof.model.job import Job
-from pgproof.model.lsn import Lsn
+from pgproof.model.lsn import Lsn, WalSegment
 from pgproof.model.recovery_request import RecoveryRequest
 from pgproof.model.report import BackupInfo, RestoreReport
+from pgproof.model.restore_plan import RestorePlan
 from tests.support import chains, machine
 from tests.support.chains import Commit
 from tests.support.ledger import Ledger
@@ -168,6 +169,41 @@ class RecoveryWorld:
             if name not in self._pushed:
                 push_one(self.config, self.archive / name)
                 self._pushed.add(name)
+
+    def plan(self, request: RecoveryRequest, backup_id: str | None = None) -> RestorePlan:
+        return plan_cluster_restore(
+            self.config,
+            backup_id,
+            self.root / "planned",
+            tablespaces={},
+            recover=True,
+            owner=None,
+            request=request,
+        )
+
+    @contextmanager
+    def without(self, segment: WalSegment) -> Iterator[None]:
+        """The repository lacks a segment while the block lasts."""
+        with self.vanishing(segment) as vanish:
+            vanish()
+            yield
+
+    @contextmanager
+    def vanishing(self, segment: WalSegment) -> Iterator[Callable[[], None]]:
+        """Yields what takes a segment away; afterwards it is back."""
+        path = self.root / "repository/clusters/main/wal" / f"{segment.timeline:08X}" / segment.name
+        aside = self.root / segment.name
+        assert path.exists()
+
+        def take_away() -> None:
+            if path.exists():
+                path.rename(aside)
+
+        try:
+            yield take_away
+        finally:
+            if aside.exists():
+                aside.rename(path)
 
     def restore(
         self, name: str, request: RecoveryRequest, backup_id: str | None = None, *, job: Job | None = None
