@@ -169,12 +169,15 @@ class RecoveryWorld:
             if name not in self._pushed:
                 push_one(self.config, self.archive / name)
                 self._pushed.add(name)
+        machine.give_to_service(self.root / "repository")
 
-    def plan(self, request: RecoveryRequest, backup_id: str | None = None) -> RestorePlan:
+    def plan(
+        self, request: RecoveryRequest, backup_id: str | None = None, *, name: str = "planned"
+    ) -> RestorePlan:
         return plan_cluster_restore(
             self.config,
             backup_id,
-            self.root / "planned",
+            self.root / name,
             tablespaces={},
             recover=True,
             owner=None,
@@ -221,8 +224,8 @@ class RecoveryWorld:
         )
         return target, report
 
-    def adopt(self, data_dir: Path, *, archive: bool = False) -> Cluster:
-        return Cluster.adopt(data_dir, self.major, settings={"archive_mode": archive})
+    def adopt(self, data_dir: Path, *, archive: bool = False, **settings: str) -> Cluster:
+        return Cluster.adopt(data_dir, self.major, settings={"archive_mode": archive, **settings})
 
     def judge(self, data_dir: Path, report: RestoreReport, timeline: int) -> list[int]:
         """Start what was restored, compare it with the ledger, and return its marks."""
