@@ -187,6 +187,8 @@ def test_a_branch_of_a_restored_cluster_is_a_third_timeline_of_its_own(world: Re
         with world.busy(branch, 2):
             written = world.mark(branch, 2)
         world.switch(branch)
+        # Recovery archived nothing. `wal push` takes it out of pg_wal, beside what it is to push; here that is elsewhere.
+        shutil.copy(directory / "pg_wal" / "00000002.history", world.archive)
     world.push()
     restored, report = world.restore("other", RecoveryRequest(target_from(time=written.time)))
     assert world.judge(restored, report, 2)[-1] == written.number, "by default along the newest timeline"
