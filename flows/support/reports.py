@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from pgproof.model.report import BackupInfo, Check, VerificationReport
+from pgproof.model.report import BackupInfo, Check, RestoreReport, VerificationReport
+from pgproof.model.restore_plan import RestorePlan
 
 _MARKS = {True: "✓", False: "✗ failed", None: "– not checked here"}
 
@@ -65,6 +66,33 @@ def verification_report(report: VerificationReport) -> str:
         rows = [_step(check) for check in report.checks]
         parts += ["## Steps", _table(("Step", "Result", "Duration", "Detail"), rows)]
     return "\n\n".join(parts) + "\n"
+
+
+def restore_plan_report(plan: RestorePlan, now: datetime) -> str:
+    """What a restore would do, for whoever has to approve it."""
+    heading = "overwrites a cluster" if plan.delta is not None else "into an empty directory"
+    # Indented, so that no name in it can end the block.
+    lines = "\n".join(f"    {' '.join(line.splitlines())}" for line in plan.lines(now))
+    return f"# Restore {heading}\n\n{lines}\n"
+
+
+def restore_report(report: RestoreReport) -> str:
+    """Where a cluster was restored, and how far."""
+    recovery = f"ended at {report.end_lsn}" if report.recovered else "left to the server's first start"
+    commit = report.last_commit
+    last = [("Last commit", f"transaction {commit['xid']}, {commit['time']}")] if commit else []
+    rows = [
+        ("Backup", report.backup_id),
+        ("Data directory", report.data_dir),
+        ("Target", report.target),
+        ("Recovery", recovery),
+        *last,
+        ("Size", f"{human_size(report.size_bytes)} in {report.files:,} files"),
+        ("Written", human_size(report.written_bytes)),
+        ("Duration", human_duration(report.seconds)),
+    ]
+    notes = "".join(f"\n- {_inline(note)}" for note in report.notes)
+    return f"# Restored `{report.backup_id}`\n\n{_table(('', ''), rows)}\n{notes}\n"
 
 
 def verdict(report: VerificationReport) -> str:

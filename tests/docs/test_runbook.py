@@ -11,10 +11,11 @@ from pathlib import Path
 
 from pgproof.actions.init_repository import init_repository
 from pgproof.actions.take_backup import take_backup
+from pgproof.actions.wal_single import push_one
 from pgproof.model.config import BackupConfig, BackupType
 from pgproof.model.job import Job
 from tests.support.machine import as_service_user
-from tests.support.postgres import ClusterFactory
+from tests.support.postgres import Cluster, ClusterFactory
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSPHRASE = "three in the morning"
@@ -31,6 +32,14 @@ def test_every_command_of_the_runbook_works(cluster_factory: ClusterFactory, wor
     config = BackupConfig(backup_dir=str(work_dir / "backups"), passphrase=PASSPHRASE)
     init_repository(config)
     backup = take_backup(cluster.config(), config, BackupType.FULL, Job())
+    cluster.psql("INSERT INTO precious SELECT g FROM generate_series(1001, 1500) g")
+    moment = cluster.psql("SELECT clock_timestamp()")
+    cluster.psql("DELETE FROM precious")
+    names = cluster.psql(
+        "SELECT name FROM pg_ls_waldir() WHERE name < pg_walfile_name(pg_switch_wal()) || '~'"
+    )
+    for name in sorted(names.split()):
+        push_one(config, cluster.data_dir / "pg_wal" / name)
 
     passphrase_file = work_dir / "passphrase"
     passphrase_file.touch(mode=0o600)
@@ -40,6 +49,8 @@ def test_every_command_of_the_runbook_works(cluster_factory: ClusterFactory, wor
     options = f"-c port=5432 -c listen_addresses= -c unix_socket_directories={work_dir} -c fsync=off"
     places = {
         "/var/lib/postgresql/18/restored": str(restored),
+        "/var/lib/postgresql/18/at-two": str(work_dir / "at-two"),
+        "2026-11-25 14:00:00+01:00": moment,
         "/var/lib/postgresql/18/by-hand": str(work_dir / "by-hand"),
         "/tmp/venv": str(work_dir / "venv"),
         "/etc/pgproof/passphrase": str(passphrase_file),
@@ -72,7 +83,11 @@ def test_every_command_of_the_runbook_works(cluster_factory: ClusterFactory, wor
             capture_output=True,
             text=True,
         )
-        assert rows.stdout.strip() == "1000", rows.stderr
+        assert rows.stdout.strip() == "0", f"all WAL was replayed: {rows.stderr}"
+        with Cluster.adopt(work_dir / "at-two", 18) as before:
+            assert before.psql("SELECT count(*) FROM precious") == "1500"
+        with Cluster.adopt(work_dir / "by-hand", 18) as by_hand:
+            assert by_hand.psql("SELECT count(*) FROM precious") == "1000"
     finally:
         if (restored / "postmaster.pid").exists():
             stop = [str(cluster.bin / "pg_ctl"), "-D", str(restored), "-m", "immediate", "stop"]

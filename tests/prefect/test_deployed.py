@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from blocks import BackupRepository
 from pgproof.backup import BackupManager
-from pgproof.model.config import BackupConfig
+from pgproof.model.config import BackupConfig, BackupType
 from tests.prefect.stack import Stack, prefect_stack, processes_of, worker
 from tests.support import machine
 from tests.support.postgres import STREAM_PASSWORD, Cluster
@@ -79,7 +79,7 @@ def test_a_backup_and_its_verification_run_and_are_reported(stack: Stack) -> Non
 def test_bootstrapping_and_deploying_again_changes_nothing(stack: Stack) -> None:
     before = _deployments(stack)
     stack.run("deployments/bootstrap.py")
-    assert _deployments(stack) == before == [("daily", 2), ("daily-full", 1)]
+    assert _deployments(stack) == before == [("cluster", 0), ("daily", 2), ("daily-full", 1)]
 
 
 def test_the_schedules_make_runs(stack: Stack) -> None:
@@ -149,6 +149,51 @@ def test_a_failed_run_fails_the_command_and_is_notified(stack: Stack) -> None:
         assert failed.returncode == 1
         machine.wait_until(lambda: any(map(expected, received)), "the notification", timeout=60)
         receiver.shutdown()
+
+
+def test_a_restore_that_overwrites_waits_for_approval(
+    stack: Stack, cluster: Cluster, repository: Path
+) -> None:
+    config = BackupConfig(backup_dir=str(repository), passphrase=PASSPHRASE)
+    asyncio.run(BackupManager(cluster.config(), config).create_backup(BackupType.FULL))
+    work = machine.new_dir("restored")
+    work.chmod(0o755)
+    target = work / "data"
+    run = ("deployment", "run", "restore/cluster", "-p", f"data_dir={target}", "-p", "to_backup_end=true")
+    stack.prefect(*run, "--watch")
+    control, stray = target / "global" / "pg_control", target / "base" / "1" / "77777"
+    assert control.exists()
+    assert "into an empty directory" in stack.artifact("restore-plan-main")
+    assert f"| Data directory | {target} |" in stack.artifact("restore-main")
+    seen: set[str] = set()
+    for approve, directory, state in (
+        (False, str(target), "Cancelled"),
+        (True, "/elsewhere", "Cancelled"),
+        (True, str(target), "Completed"),
+    ):
+        stray.touch()
+        stack.prefect(*run, "-p", "delta=true")
+
+        def waits() -> bool:
+            found = stack.newest_run("restore/cluster")
+            return found["state"]["name"] == "Suspended" and found["id"] not in seen
+
+        machine.wait_until(waits, "the run to wait for its approval", timeout=120)
+        run_id = str(stack.newest_run("restore/cluster")["id"])
+        seen.add(run_id)
+        assert control.exists()
+        assert stray.exists(), "nothing was changed yet"
+        assert "base/1/77777" in stack.artifact("restore-plan-main")
+        answer = {"approve": approve, "directory": directory}
+        stack.post(f"/flow_runs/{run_id}/resume", {"run_input": answer})
+        _wait_for_end(stack, run_id)
+        assert stack.state_of(run_id) == state, stack.logs_of(run_id)
+        assert stray.exists() == (state == "Cancelled")
+
+
+def _wait_for_end(stack: Stack, run_id: str) -> None:
+    ended = {"Completed", "Cancelled", "Failed", "Crashed"}
+    machine.wait_until(lambda: stack.state_of(run_id) in ended, "the run's end", timeout=120)
 
 
 def test_runs_that_an_outage_delayed_skip_themselves(stack: Stack) -> None:
