@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from pgproof.actions.find_stop import StopFinder
+from pgproof.actions.materialise import read_essentials
 from pgproof.actions.wal_reading import wal_reading
 from pgproof.errors import DataError
 from pgproof.model.config import BackupConfig
@@ -127,7 +129,15 @@ class _Chooser:
         with wal_reading(
             self.archive, self.inventory, history, self.config, programs, self.user, self.job
         ) as reading:
-            return StopFinder(reading, reaches, others, self.job).find(target)
+            return StopFinder(reading, reaches, others, self._begun, self.job).find(target)
+
+    def _begun(self, base: Base) -> datetime:
+        """The time of the checkpoint that a backup begins with. The clock that matters is the server's."""
+        picked = base.backup_id != self.newest.backup_id
+        manifest = self.repository.read_manifest(base.backup_id) if picked else self.newest
+        if manifest is None:
+            return base.stopped_at  # it was given up meanwhile, and will not be chosen
+        return read_essentials(self.repository, manifest).parsed.checkpoint_time
 
     def _healthy(self, bases: Sequence[Base]) -> tuple[Manifest, list[str]]:
         """The best of the bases whose objects are all there; a named one is taken as it is."""
