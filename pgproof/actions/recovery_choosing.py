@@ -14,7 +14,14 @@ from pgproof.model.config import BackupConfig
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
 from pgproof.model.manifest import Manifest
-from pgproof.model.recovery_choice import Base, Reach, choose_bases, choose_timeline, find_reaches
+from pgproof.model.recovery_choice import (
+    Base,
+    Reach,
+    choose_bases,
+    choose_timeline,
+    find_reaches,
+    refuse_branches,
+)
 from pgproof.model.recovery_request import RecoveryRequest
 from pgproof.model.recovery_target import RecoveryTarget, TargetKind
 from pgproof.model.stop_point import StopPoint
@@ -87,6 +94,9 @@ class _Chooser:
         own = None if self.picked else self.bases[0]
         wanted = own.timeline if own and target.kind is TargetKind.BACKUP_END else self.request.timeline
         history = choose_timeline(wanted, histories, self.bases, own)
+        if self.request.standby is not None and self.request.timeline is None:
+            coverage = self.inventory.coverage()
+            refuse_branches(histories, history, coverage, self.archive.segment_size)
         reaches = find_reaches(self.bases, self.inventory.coverage(), history, self.archive.segment_size)
         others = [timeline for timeline in sorted(histories) if timeline != history.timeline]
         if not reaches or target.kind not in (TargetKind.LATEST, TargetKind.BACKUP_END):

@@ -14,12 +14,12 @@ import pytest
 
 from pgproof.errors import ConflictError, PreconditionError, TransientError
 from pgproof.failpoints import arm
-from pgproof.model.recovery_request import RecoveryRequest
+from pgproof.model.recovery_request import RecoveryRequest, Standby
 from pgproof.model.recovery_target import BACKUP_END, target_from
 from pgproof.model.wal_commands import restore_command_by_client
 from tests.support import machine
 from tests.support.postgres import STREAM_PASSWORD, STREAM_USER
-from tests.support.recovery_world import Lineage, Mark, RecoveryWorld
+from tests.support.recovery_world import Mark, RecoveryWorld
 from tests.wal.places import client, config_file, program
 
 
@@ -161,7 +161,7 @@ def test_a_standby_streams_from_its_primary(world: RecoveryWorld) -> None:
     passfile.chmod(0o600)
     machine.give_to_service(passfile)
     conninfo = f"host=127.0.0.1 port={primary.port} user={STREAM_USER} passfile={passfile}"
-    options = ["--standby", "--primary", conninfo, "--slot", "copy"]
+    options = ["--standby", "--primary", conninfo, "--slot", "copy", "--timeline", "1"]
     report = restore_by_command(world, target, "latest", *options)
     assert report["recovered"] is False
     assert (target / "standby.signal").exists()
@@ -194,7 +194,8 @@ def test_a_branch_of_a_restored_cluster_is_a_third_timeline_of_its_own(world: Re
     assert world.judge(restored, report, 2)[-1] == written.number, "by default along the newest timeline"
     restored, report = world.restore("other", RecoveryRequest(timeline=1), "latest")
     assert 3 in world.judge(restored, report, 1)
-    assert isinstance(world.lineages[2], Lineage)
+    with pytest.raises(PreconditionError, match="timelines that branched"):
+        world.plan(RecoveryRequest(standby=Standby("host=primary")), "latest")
 
 
 def test_a_recovery_that_is_left_to_the_server_stops_at_the_target(world: RecoveryWorld) -> None:
