@@ -145,9 +145,14 @@ class _Chooser:
         """The time of the checkpoint that a backup begins with. The clock that matters is the server's."""
         picked = base.backup_id != self.newest.backup_id
         manifest = self.repository.read_manifest(base.backup_id) if picked else self.newest
-        if manifest is None:
-            return base.stopped_at  # it was given up meanwhile, and will not be chosen
-        return read_essentials(self.repository, manifest).parsed.checkpoint_time
+        try:
+            if manifest is not None:
+                return read_essentials(self.repository, manifest).parsed.checkpoint_time
+        except DataError:
+            if not self.picked:
+                raise
+        # It will not be chosen, but the WAL from its start on may serve another one.
+        return base.stopped_at
 
     def _healthy(self, bases: Sequence[Base]) -> tuple[Manifest, list[str]]:
         """The best of the bases whose objects are all there; a named one is taken as it is."""

@@ -218,3 +218,21 @@ def test_wal_that_vanishes_in_the_middle_of_a_restore_fails_it(past: Past) -> No
         world.restore("broken", RecoveryRequest(), "latest", job=Job(watch))
     with pytest.raises(RuntimeError, match="did not start"), world.adopt(world.root / "broken"):
         pass
+
+
+def test_a_backup_that_lacks_objects_is_passed_over_for_the_one_before(past: Past) -> None:
+    world = past.world
+    old, new = (backup.backup_id for backup in world.backups[:2])
+    packs = world.root / "repository/clusters/main/packs" / new
+    aside = world.root / "aside"
+    packs.rename(aside)
+    try:
+        plan = world.plan(RecoveryRequest(target_from(xid=past.late[0].xid)))
+        assert plan.backup_id == old
+        assert any(new in note and "passed over" in note for note in plan.notes)
+        by_time = world.plan(RecoveryRequest(target_from(time=past.late[1].time), timeline=1))
+        assert by_time.backup_id == old
+        with pytest.raises(DataError, match=new):  # one that is named is not exchanged for another
+            world.plan(RecoveryRequest(target_from(xid=past.late[0].xid)), new)
+    finally:
+        aside.rename(packs)
