@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,14 @@ def test_the_promised_calls(
         assert set(document) == PROMISED_FIELDS
         report = await recovery_manager.restore_cluster(backup_info.backup_id, work_dir / "restored")
         assert report.recovered
+        with pytest.raises(PreconditionError, match="running server is not available") as refused:
+            await recovery_manager.point_in_time_recovery(target_time=datetime(2023, 12, 26, 12, 0, 0))
+        assert "--data-dir" in refused.value.hint
+        with pytest.raises(PreconditionError, match="before the end of the oldest backup") as refused:
+            await recovery_manager.point_in_time_recovery(
+                target_time=datetime(2023, 12, 26, 12, 0, 0), data_dir=work_dir / "then"
+            )
+        assert str(backup_info.stop_lsn) in refused.value.hint
 
     asyncio.run(calls())
 

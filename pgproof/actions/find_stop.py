@@ -5,28 +5,39 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pgproof.actions.wal_reading import TRANSACTIONS, WalReading
 from pgproof.errors import PreconditionError
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
-from pgproof.model.recovery_choice import Reach, refuse, why_unreachable
+from pgproof.model.recovery_choice import Base, Reach, refuse, why_unreachable
 from pgproof.model.recovery_target import RecoveryTarget, TargetKind
 from pgproof.model.stop_point import StopPoint
 from pgproof.model.wal_records import TransactionEnd, WalRecord, restore_point, transaction_end
 
 # The commits on both sides are shown where they are near; a quiet server may have none for days.
 _NEAR = 8
+# To seconds; and it is taken a moment before the position from which on WAL is replayed.
+_CHECKPOINT_TIME_IS_ROUNDED = timedelta(seconds=2)
 _TooLate = Callable[[TransactionEnd], bool]
 
 
 class StopFinder:
-    """Searches what can be restored along one timeline. Each answer is the reach it lies in, and the stop."""
+    """Searches what can be restored along one timeline. Each answer is the reach it lies in, and the stop.
+
+    `begun` tells when a backup began, by its server's clock.
+    """
 
     def __init__(
-        self, reading: WalReading, reaches: Sequence[Reach], others: Sequence[int], job: Job
+        self,
+        reading: WalReading,
+        reaches: Sequence[Reach],
+        others: Sequence[int],
+        begun: Callable[[Base], datetime],
+        job: Job,
     ) -> None:
+        self._begun = begun
         self._reading = reading
         self._reaches = reaches
         self._others = others
@@ -123,18 +134,29 @@ class StopFinder:
         def too_late(commit: TransactionEnd) -> bool:
             return commit.time > time or (not target.inclusive and commit.time == time)
 
-        previous: Reach | None = None
+        before: Reach | None = None
         for reach in self._reaches:
-            commit = self._first_too_late(reach, too_late)
+            covered = self._covers(reach, time)
+            commit = self._first_too_late(reach, too_late) if covered else None
             if commit is not None and commit.lsn >= reach.start:
                 return reach, self._at(reach, commit.record, inclusive=False)
-            if commit is not None and previous is None:
-                raise self.refusal("the target lies before the end of the oldest backup", target)
-            if commit is not None and previous is not None:
-                hole = f"a hole in the WAL that begins at {previous.end}"
-                raise self.refusal(f"the target lies behind {hole}", target)
-            previous = reach
+            if commit is not None or not covered:
+                hole = f"behind a hole in the WAL that begins at {before.end}" if before else ""
+                place = hole or "before the end of the oldest backup"
+                raise self.refusal(f"the target lies {place}", target)
+            before = reach
         return self._after_the_last_commit(target, time)
+
+    def _covers(self, reach: Reach, time: datetime) -> bool:
+        """Whether nothing that is in the first backup, and not in the WAL, was committed later than `time`.
+
+        That is so if the backup began before, or if the WAL from its start on has a commit that is as early.
+        """
+        base = reach.bases[0]
+        if time >= self._begun(base) + _CHECKPOINT_TIME_IS_ROUNDED:
+            return True
+        first = self._reading.first_commit(base.start, reach.end)
+        return first is not None and first.time <= time
 
     def _after_the_last_commit(self, target: RecoveryTarget, time: datetime) -> tuple[Reach, StopPoint]:
         """PostgreSQL would give up for a time behind the last commit (F12)."""

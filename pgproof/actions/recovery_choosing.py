@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from pgproof.actions.find_stop import StopFinder
+from pgproof.actions.materialise import read_essentials
 from pgproof.actions.wal_reading import wal_reading
 from pgproof.errors import DataError
 from pgproof.model.config import BackupConfig
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
 from pgproof.model.manifest import Manifest
-from pgproof.model.recovery_choice import Base, Reach, choose_bases, choose_timeline, find_reaches
+from pgproof.model.recovery_choice import (
+    Base,
+    Reach,
+    choose_bases,
+    choose_timeline,
+    find_reaches,
+    refuse_branches,
+)
 from pgproof.model.recovery_request import RecoveryRequest
 from pgproof.model.recovery_target import RecoveryTarget, TargetKind
 from pgproof.model.stop_point import StopPoint
@@ -85,6 +94,9 @@ class _Chooser:
         own = None if self.picked else self.bases[0]
         wanted = own.timeline if own and target.kind is TargetKind.BACKUP_END else self.request.timeline
         history = choose_timeline(wanted, histories, self.bases, own)
+        if self.request.standby is not None and self.request.timeline is None:
+            coverage = self.inventory.coverage()
+            refuse_branches(histories, history, coverage, self.archive.segment_size)
         reaches = find_reaches(self.bases, self.inventory.coverage(), history, self.archive.segment_size)
         others = [timeline for timeline in sorted(histories) if timeline != history.timeline]
         if not reaches or target.kind not in (TargetKind.LATEST, TargetKind.BACKUP_END):
@@ -127,7 +139,20 @@ class _Chooser:
         with wal_reading(
             self.archive, self.inventory, history, self.config, programs, self.user, self.job
         ) as reading:
-            return StopFinder(reading, reaches, others, self.job).find(target)
+            return StopFinder(reading, reaches, others, self._begun, self.job).find(target)
+
+    def _begun(self, base: Base) -> datetime:
+        """The time of the checkpoint that a backup begins with. The clock that matters is the server's."""
+        picked = base.backup_id != self.newest.backup_id
+        manifest = self.repository.read_manifest(base.backup_id) if picked else self.newest
+        try:
+            if manifest is not None:
+                return read_essentials(self.repository, manifest).parsed.checkpoint_time
+        except DataError:
+            if not self.picked:
+                raise
+        # It will not be chosen, but the WAL from its start on may serve another one.
+        return base.stopped_at
 
     def _healthy(self, bases: Sequence[Base]) -> tuple[Manifest, list[str]]:
         """The best of the bases whose objects are all there; a named one is taken as it is."""

@@ -59,7 +59,10 @@ def leave_recovery_to_server(
         directory.write_file(b"pg_wal/%08X.history" % chosen.history.timeline, history)
     inherited = _auto_conf(repository, prepared.manifest)
     if standby is not None:
-        settings, note = standby_settings(restore_command, standby), _STANDBY_NOTE
+        settings, note = (
+            standby_settings(restore_command, standby, prepared.plan.request.timeline),
+            _STANDBY_NOTE,
+        )
     else:
         settings = recovery_settings(restore_command, chosen.history.timeline, chosen.stop)
         note = _RECOVERY_NOTE

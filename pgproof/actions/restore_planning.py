@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from pgproof.actions.materialise import Essentials, read_essentials
 from pgproof.actions.recovery_choosing import ChosenRecovery, choose_recovery
 from pgproof.actions.scratch_place import locations_created_by_wal
-from pgproof.errors import PreconditionError
+from pgproof.actions.wal_serving import interpreter_for
 from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig
 from pgproof.model.job import Job
@@ -18,7 +17,7 @@ from pgproof.model.manifest import Manifest
 from pgproof.model.recovery_request import RecoveryRequest
 from pgproof.model.restore_plan import RestorePlan, plan_restore, unknown_locations
 from pgproof.postgres.existing_cluster import ExistingCluster, survey
-from pgproof.postgres.osuser import OsUser, can_reach, service_user
+from pgproof.postgres.osuser import OsUser, service_user
 from pgproof.postgres.programs import Programs, find_programs
 from pgproof.postgres.restore_target import refuse_occupied, refuse_too_small, refuse_unreachable
 from pgproof.repository.repository import Repository
@@ -89,7 +88,7 @@ def prepare(
     if recover:
         refuse_unreachable(places, user)
     elif needs_repository(chosen, request):
-        _refuse_user_without_pgproof(user)
+        interpreter_for(user)  # its restore_command is a program of ours
     refuse_too_small(plan.needed)
     failpoint("restore.possible")
     return Prepared(chosen, plan, user, programs, read_essentials(repository, manifest), existing)
@@ -98,16 +97,3 @@ def prepare(
 def needs_repository(chosen: ChosenRecovery, request: RecoveryRequest) -> bool:
     """Whether a server that recovers by itself will ask for more than lies in its pg_wal."""
     return chosen.wal_end is not None or request.standby is not None
-
-
-def _refuse_user_without_pgproof(user: OsUser | None) -> None:
-    """Its restore_command is a program of ours, run as that user."""
-    for path in (Path(sys.executable), Path(__file__).parent):
-        if not can_reach(user, path):
-            raise PreconditionError(
-                "the server's user cannot run pgproof, which it needs to get its WAL",
-                hint="install pgproof where that user can read it, such as a virtual environment in /opt, or "
-                "leave --no-recover out; nothing was written",
-                user=user.name if user else None,
-                path=path,
-            )

@@ -142,7 +142,7 @@ def leave_wal_source(config: BackupConfig, data_dir: Path, user: OsUser | None) 
     The configuration holds the secrets and can be read by that user alone; BASE_BACKUP leaves it out. Raises
     PreconditionError if that user cannot run pgproof.
     """
-    interpreter = _interpreter_for(user)
+    interpreter = interpreter_for(user)
     with Spool.of(data_dir, user) as spool:
         spool.empty()
         spool.put(CONFIG, [config_as_toml(config).encode()])
@@ -152,13 +152,13 @@ def leave_wal_source(config: BackupConfig, data_dir: Path, user: OsUser | None) 
 
 def restore_command_line(options: list[str]) -> str:
     """The restore_command for a standby that has these options of the command line configured."""
-    interpreter = _interpreter_for(None)
+    interpreter = interpreter_for(None)
     return restore_command_by_client(_client(interpreter), [*_start(interpreter), *options])
 
 
 def archive_command_line(options: list[str]) -> str:
     """The archive_command with these options of the command line."""
-    interpreter = _interpreter_for(None)
+    interpreter = interpreter_for(None)
     return archive_command(_client(interpreter), [*_start(interpreter), *options])
 
 
@@ -170,7 +170,8 @@ def _start(interpreter: str) -> list[str]:
     return [interpreter, "-I", "-m", "pgproof.cli.main", "wal", "worker"]
 
 
-def _interpreter_for(user: OsUser | None) -> str:
+def interpreter_for(user: OsUser | None) -> str:
+    """The Python that runs us, if `user` can run it as well. Raises PreconditionError if not."""
     interpreter, package = Path(sys.executable), Path(wal_client.__file__).parents[1]
     for path in (interpreter.parent, interpreter, package):
         if not can_reach(user, path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import crc32c
 
@@ -33,6 +34,7 @@ _WAL_LEVELS = ("minimal", "replica", "logical")
 
 _IDENTITY = struct.Struct("<QIIi")  # system identifier, control version, catalog version, state
 _CHECKPOINT = struct.Struct("<QQI")  # at 32: checkpoint, redo, timeline
+_CHECKPOINT_TIME = struct.Struct("<q")  # at 104: seconds since 1970, by the server's clock
 _RECOVERY = struct.Struct(
     "<QI4xQQ"
 )  # at 136: minimum recovery point and its timeline, backup start, backup end
@@ -56,6 +58,7 @@ class ControlFile:
     checkpoint_lsn: Lsn
     redo_lsn: Lsn
     timeline: int
+    checkpoint_time: datetime
     min_recovery_point: Lsn
     backup_start: Lsn
     backup_end: Lsn
@@ -127,6 +130,7 @@ def parse_control_file(data: bytes) -> ControlFile:
         checkpoint_lsn=Lsn(checkpoint),
         redo_lsn=Lsn(redo),
         timeline=timeline,
+        checkpoint_time=_time(*_CHECKPOINT_TIME.unpack_from(data, 104)),
         min_recovery_point=Lsn(minimum),
         backup_start=Lsn(backup_start),
         backup_end=Lsn(backup_end),
@@ -144,6 +148,15 @@ def parse_control_file(data: bytes) -> ControlFile:
         wal_segment_size=wal_segment_size,
         data_checksum_version=checksum_version,
     )
+
+
+def _time(seconds: int) -> datetime:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError, OSError):
+        raise DataError(
+            "pg_control holds a time that cannot be", hint="restore it from another backup", seconds=seconds
+        ) from None
 
 
 def _word(words: tuple[str, ...], number: int) -> str:

@@ -96,6 +96,29 @@ def choose_timeline(
     )
 
 
+def refuse_branches(
+    histories: Mapping[int, TimelineHistory], history: TimelineHistory, coverage: Coverage, segment_size: int
+) -> None:
+    """Raises PreconditionError if some timeline is not on the way, or lived on after the way had left it: a
+    standby that follows the latest timeline may then follow a clone of its primary."""
+    spans = history.spans()
+    lived_on = [
+        span.timeline
+        for span in spans
+        if span.end is not None
+        and any(
+            stretch.end > span.end.segment_start(segment_size) + segment_size
+            for stretch in coverage.of_timeline(span.timeline)
+        )
+    ]
+    if lived_on or set(histories) - {span.timeline for span in spans}:
+        raise PreconditionError(
+            "the repository holds timelines that branched; which one the primary is on is not known",
+            hint="name it with --timeline; on the primary: SELECT timeline_id FROM pg_control_checkpoint()",
+            timelines=_listed(map(str, sorted(histories))),
+        )
+
+
 def find_reaches(
     bases: Iterable[Base], coverage: Coverage, history: TimelineHistory, segment_size: int
 ) -> tuple[Reach, ...]:

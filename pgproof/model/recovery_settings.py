@@ -10,7 +10,8 @@ from pgproof.model.stop_point import StopPoint
 
 # What a backup of a standby, or of a cluster that was itself restored, would bring along.
 _INHERITED = re.compile(
-    rb"\s*(?:restore_command|recovery_\w+|archive_cleanup_command|primary_conninfo|primary_slot_name)\s*(?:=|\s)",
+    rb"\s*(?:restore_command|recovery_target\w*|recovery_end_command|recovery_min_apply_delay|"
+    rb"archive_cleanup_command|primary_conninfo|primary_slot_name)\s*(?:=|\s)",
     re.IGNORECASE,
 )
 
@@ -26,17 +27,19 @@ def recovery_settings(restore_command: str, timeline: int, stop: StopPoint) -> d
         "restore_command": restore_command,
         "recovery_target_timeline": str(timeline),
         "recovery_target_action": "promote",
+        # Else replay would pause where the source had raised max_connections or the like, until somebody noticed.
+        "hot_standby": "off",
         "recovery_end_command": "",
         "archive_cleanup_command": "",
         **stop.all_settings(),
     }
 
 
-def standby_settings(restore_command: str, standby: Standby) -> dict[str, str]:
-    """A standby follows its primary through promotions, so it is the one that gets no number of a timeline."""
+def standby_settings(restore_command: str, standby: Standby, timeline: int | None) -> dict[str, str]:
+    """Without a timeline the standby follows its primary through promotions."""
     return {
         "restore_command": restore_command,
-        "recovery_target_timeline": "latest",
+        "recovery_target_timeline": "latest" if timeline is None else str(timeline),
         "recovery_end_command": "",
         "archive_cleanup_command": "",
         "primary_conninfo": standby.primary,

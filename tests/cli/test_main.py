@@ -118,6 +118,37 @@ def test_an_error_is_a_message_and_a_hint(capsys: pytest.CaptureFixture[str], tm
     assert error["hint"] and error["facts"]["file"] == str(tmp_path / "none.toml")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["latest", "--to-time", "2026-11-25 12:00Z", "--to-lsn", "0/1"], "more than one recovery target"),
+        (["--to-time", "noon"], "not a time"),
+        (["--to-lsn", "5"], "not an LSN"),
+        (["--to-xid", "x"], "not a transaction id"),
+        (["latest", "--exclusive"], "no target to be exclusive of"),
+        (["--to-name", "n", "--exclusive"], "neither exclusive nor inclusive"),
+        ([], "neither a backup nor a recovery target"),
+        (["latest", "--timeline", "0"], "not a timeline"),
+        (["--to-backup-end", "--timeline", "2"], "on the backup's own timeline"),
+        (["latest", "--slot", "copy"], "for a standby"),
+        (["latest", "--standby", "--primary", "host=h password=secret"], "holds a password"),
+        (["latest", "--standby", "--primary", "postgresql://u:secret@h/"], "holds a password"),
+        (["latest", "--standby", "--primary", "host"], "not a connection string"),
+        (["latest", "--standby"], "does not know its primary"),
+        (["latest", "--standby", "--primary", "host=h", "--slot", "No!"], "not a name of a replication slot"),
+        (["--standby", "--primary", "host=h", "--to-xid", "9"], "follows its primary"),
+    ],
+)
+def test_targets_that_contradict_each_other_are_refused(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["restore", *options, "--data-dir", "/d", "--repository", "/nowhere"]) == 3
+    said = capsys.readouterr().err
+    assert message in said
+    assert "HINT" in said
+    assert "secret" not in said
+
+
 def test_restore_without_a_directory_names_what_works(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["restore", "latest"]) == 3
     assert "pgproof restore latest --data-dir DIR" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ _LABELS = {
     "checkpoint_lsn": "Latest checkpoint location",
     "redo_lsn": "Latest checkpoint's REDO location",
     "timeline": "Latest checkpoint's TimeLineID",
+    "checkpoint_time": "Time of latest checkpoint",
     "min_recovery_point": "Minimum recovery ending location",
     "backup_start": "Backup start location",
     "backup_end": "Backup end location",
@@ -89,6 +91,7 @@ def test_every_field_is_what_pg_controldata_prints(cluster: tuple[int, Path, byt
     for name, label in _LABELS.items():
         value = getattr(control, name)
         text = ("on" if value else "off") if isinstance(value, bool) else str(value)
+        text = f"{value:%c}" if isinstance(value, datetime) else text
         assert text == said[label], name
     assert set(_LABELS) == set(ControlFile.__slots__)
 

@@ -17,6 +17,7 @@ from pgproof.model.recovery_choice import (
     choose_timeline,
     find_reaches,
     refuse,
+    refuse_branches,
     why_unreachable,
 )
 from pgproof.model.timelines import Switch, TimelineHistory
@@ -157,6 +158,21 @@ def test_a_timeline_that_left_before_the_backup_ended_is_refused() -> None:
         choose_timeline(2, histories, [base], base)
     with pytest.raises(PreconditionError, match="does not know this timeline"):
         choose_timeline(3, histories, [base], base)
+
+
+def test_a_standby_is_not_left_to_follow_a_clone_of_its_primary() -> None:
+    histories = {1: TimelineHistory(1), 2: TimelineHistory(2, (Switch(1, Lsn(20)),))}
+    to_the_switch = Coverage.of([Piece(1, Lsn(0), Lsn(24)), Piece(2, Lsn(16), Lsn(40))])
+    lives_on = Coverage.of([Piece(1, Lsn(0), Lsn(32)), Piece(2, Lsn(16), Lsn(40))])
+    refuse_branches(histories, histories[2], to_the_switch, SEGMENT)
+    three = {**histories, 3: TimelineHistory(3, (Switch(1, Lsn(10)),))}
+    for known, timeline, coverage in [
+        (histories, 2, lives_on),
+        (histories, 1, to_the_switch),
+        (three, 3, to_the_switch),
+    ]:
+        with pytest.raises(PreconditionError, match="branched"):
+            refuse_branches(known, known[timeline], coverage, SEGMENT)
 
 
 def test_a_refusal_names_what_can_be_reached_and_the_hole() -> None:

@@ -7,7 +7,14 @@ import os
 import pytest
 
 from pgproof.errors import DataError, EngineError, PreconditionError, TransientError
-from pgproof.model.server_log import created_tablespaces, explain, failed_server, missing_tablespace
+from pgproof.model.lsn import Lsn
+from pgproof.model.server_log import (
+    created_tablespaces,
+    explain,
+    failed_server,
+    missing_tablespace,
+    replay_position,
+)
 
 
 @pytest.mark.parametrize(
@@ -75,3 +82,13 @@ def test_created_tablespaces_are_read_from_a_dump_of_the_wal() -> None:
         "rmgr: Tablespace  len (rec/tot): 30/ 30, tx: 0, lsn: 0/2, prev 0/1, desc: DROP 16384\n"
     )
     assert created_tablespaces(dumped) == ['/a "b"']
+
+
+def test_a_recovering_server_tells_how_far_it_is() -> None:
+    log = (
+        "2026-11-25 23:35:19.358 UTC [7] LOG:  redo starts at 0/3000788\n"
+        "2026-11-25 23:35:20.358 UTC [7] LOG:  redo in progress, elapsed time: 1.00 s, current LSN: 0/3F00000\n"
+        "2026-11-25 23:35:21.358 UTC [7] LOG:  redo in progress, elapsed time: 2.00 s, current LSN: 0/5000028\n"
+    )
+    assert replay_position(log) == Lsn.parse("0/5000028")
+    assert replay_position("nothing yet") is None

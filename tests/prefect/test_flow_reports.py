@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -14,12 +15,22 @@ from flows.support.reports import (
     failure_message,
     human_duration,
     human_size,
+    restore_plan_report,
+    restore_report,
     verdict,
     verification_report,
 )
 from pgproof.model.config import BackupType, VerifyLevel
 from pgproof.model.lsn import Lsn
-from pgproof.model.report import BackupInfo, Check, Finding, Progress, VerificationReport
+from pgproof.model.report import (
+    BackupInfo,
+    Check,
+    Finding,
+    Progress,
+    RestoreReport,
+    VerificationReport,
+)
+from pgproof.model.restore_plan import RestorePlan
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 INFO = BackupInfo(
@@ -158,3 +169,51 @@ def test_progress_is_a_percentage_and_words(progress: Progress, expected: tuple[
 )
 def test_artifact_keys_are_ones_that_prefect_takes(cluster: str, key: str) -> None:
     assert artifact_key("backup", cluster) == key
+
+
+def test_a_restore_report_says_where_and_how_far() -> None:
+    commit = {"lsn": "0/5000148", "xid": 738, "time": "2026-11-23T12:00:00+00:00"}
+    report = RestoreReport(
+        backup_id=INFO.backup_id,
+        data_dir="/srv/restored",
+        size_bytes=4_000_000_000,
+        files=1200,
+        seconds=80,
+        recovered=True,
+        end_lsn=Lsn.parse("0/5000170"),
+        notes=("a <note>",),
+        target="xid 738",
+        last_commit=commit,
+        written_bytes=1_000_000,
+    )
+    text = restore_report(report)
+    for row in (
+        "| Data directory | /srv/restored |",
+        "| Target | xid 738 |",
+        "| Recovery | ended at 0/5000170 |",
+        "| Last commit | transaction 738, 2026-11-23T12:00:00+00:00 |",
+        "| Size | 4 GB in 1,200 files |",
+        "| Written | 1 MB |",
+        "- a &lt;note>",
+    ):
+        assert row in text
+
+
+def test_no_name_in_a_plan_ends_its_block() -> None:
+    plan = RestorePlan(
+        backup_id=INFO.backup_id,
+        cluster="orders",
+        server_version="18.1",
+        data_dir=Path("/srv/a\n# Approved"),
+        tablespaces={},
+        moved={},
+        size_bytes=1,
+        wal_bytes=1,
+        needed={},
+        recover=True,
+        stop_lsn=INFO.stop_lsn,
+        owner=None,
+    )
+    text = restore_plan_report(plan, NOON)
+    assert text.startswith("# Restore into an empty directory\n\n    backup ")
+    assert all(line.startswith("    ") for line in text.strip().splitlines()[2:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +13,19 @@ from typing import Any
 
 import pytest
 
-from pgproof.errors import ConflictError, PreconditionError, TransientError
-from pgproof.failpoints import arm
-from pgproof.model.recovery_request import RecoveryRequest
+from pgproof.actions.restore_cluster import restore_cluster
+from pgproof.errors import ConflictError, PreconditionError
+from pgproof.model.config import BackupConfig
+from pgproof.model.job import Job
+from pgproof.model.recovery_request import RecoveryRequest, Standby
 from pgproof.model.recovery_target import BACKUP_END, target_from
 from pgproof.model.wal_commands import restore_command_by_client
+from tests.postgres.clusters import processes_of
+from tests.repository.places import starts
 from tests.support import machine
+from tests.support.faults import run_armed
 from tests.support.postgres import STREAM_PASSWORD, STREAM_USER
-from tests.support.recovery_world import Lineage, Mark, RecoveryWorld
+from tests.support.recovery_world import Mark, RecoveryWorld
 from tests.wal.places import client, config_file, program
 
 
@@ -106,26 +112,24 @@ def test_a_delta_restore_writes_what_differs_and_removes_what_it_showed(
     assert 3 not in world.judge(old, report, 1)
 
 
-def test_a_delta_restore_that_is_broken_off_does_not_start_and_can_be_repeated(
+def restore_over(config: BackupConfig, target: Path, xid: int) -> None:
+    """In a process of its own, which is killed."""
+    request = RecoveryRequest(target_from(xid=xid), delta=True)
+    restore_cluster(
+        config, None, target, tablespaces={}, recover=True, owner=None, request=request, job=Job()
+    )
+
+
+def test_a_delta_restore_that_is_killed_does_not_start_and_can_be_repeated(
     world: RecoveryWorld, old: Path
 ) -> None:
-    request = RecoveryRequest(target_from(xid=marks(world)[1].xid), delta=True)
-    for point in (
-        "delta.unlinked",
-        "delta.removed@3",
-        "restore.write@5",
-        "restore.synced",
-        "restore.recovered",
-    ):
-        arm(f"{point}=raise")
-        try:
-            with pytest.raises(TransientError, match="failpoint"):
-                world.restore("old", request)
-        finally:
-            arm("")
-        with pytest.raises(RuntimeError, match="did not start"), world.adopt(old):
-            pass
-    _directory, report = world.restore("old", request)
+    xid = marks(world)[1].xid
+    points = ("delta.unlinked", "delta.removed@3", "delta.settle@9", "restore.write@5", "restore.synced")
+    for point in (*points, "restore.control.written", "restore.recovered", "restore.tidied"):
+        assert run_armed(f"{point}=kill", restore_over, world.config, old, xid) == -signal.SIGKILL, point
+        machine.wait_until(lambda: not processes_of(old), "the server to die with its parent")
+        assert not starts(old), point
+    _directory, report = world.restore("old", RecoveryRequest(target_from(xid=xid), delta=True))
     world.judge(old, report, 1)
 
 
@@ -161,7 +165,7 @@ def test_a_standby_streams_from_its_primary(world: RecoveryWorld) -> None:
     passfile.chmod(0o600)
     machine.give_to_service(passfile)
     conninfo = f"host=127.0.0.1 port={primary.port} user={STREAM_USER} passfile={passfile}"
-    options = ["--standby", "--primary", conninfo, "--slot", "copy"]
+    options = ["--standby", "--primary", conninfo, "--slot", "copy", "--timeline", "1"]
     report = restore_by_command(world, target, "latest", *options)
     assert report["recovered"] is False
     assert (target / "standby.signal").exists()
@@ -194,7 +198,8 @@ def test_a_branch_of_a_restored_cluster_is_a_third_timeline_of_its_own(world: Re
     assert world.judge(restored, report, 2)[-1] == written.number, "by default along the newest timeline"
     restored, report = world.restore("other", RecoveryRequest(timeline=1), "latest")
     assert 3 in world.judge(restored, report, 1)
-    assert isinstance(world.lineages[2], Lineage)
+    with pytest.raises(PreconditionError, match="timelines that branched"):
+        world.plan(RecoveryRequest(standby=Standby("host=primary")), "latest")
 
 
 def test_a_recovery_that_is_left_to_the_server_stops_at_the_target(world: RecoveryWorld) -> None:

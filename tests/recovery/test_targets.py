@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from pgproof.actions.init_repository import init_repository
+from pgproof.actions.restore_cluster import plan_cluster_restore
+from pgproof.actions.take_backup import take_backup
+from pgproof.actions.wal_single import push_one
+from pgproof.backup import BackupManager
 from pgproof.errors import DataError, PreconditionError
+from pgproof.model.config import BackupConfig, BackupType
 from pgproof.model.job import Job
 from pgproof.model.lsn import WalSegment
 from pgproof.model.recovery_request import RecoveryRequest
 from pgproof.model.recovery_target import BACKUP_END, target_from
 from pgproof.model.report import Progress
+from pgproof.recovery import RecoveryManager
+from tests.support.postgres import ClusterFactory
 from tests.support.recovery_world import Mark, RecoveryWorld
 
 
@@ -59,9 +69,12 @@ def past(request: pytest.FixtureRequest) -> Iterator[Past]:
 def test_time_and_transaction_lead_to_the_commits_before_them(past: Past) -> None:
     world, counter = past.world, itertools.count()
     first, second, _third = past.early
-    directory, report = world.restore(
-        f"r{next(counter)}", RecoveryRequest(target_from(time=first.time), timeline=1)
-    )
+    directory = world.root / f"r{next(counter)}"
+    postgres = world.cluster.config()
+    manager = RecoveryManager(postgres, BackupManager(postgres, world.config))
+    local = first.time.astimezone().replace(tzinfo=None)
+    report = asyncio.run(manager.point_in_time_recovery(local, data_dir=directory, timeline=1))
+    assert report.target == f"time {first.time:%Y-%m-%d %H:%M:%S.%f} UTC", "the answer echoes UTC"
     assert report.backup_id == world.backups[0].backup_id
     assert world.judge(directory, report, 1) == [first.number]
     later = past.second[0]
@@ -123,6 +136,7 @@ def test_what_cannot_be_reached_is_refused_with_what_can(past: Past) -> None:
     new = world.backups[1].backup_id
     refused = [
         (RecoveryRequest(target_from(time="2020-01-01T00:00:00Z")), None, "before the end of the oldest"),
+        (RecoveryRequest(target_from(time=past.early[0].time)), new, "before the end of the oldest"),
         (RecoveryRequest(target_from(lsn="0/1000028")), None, "before the end of the oldest"),
         (RecoveryRequest(target_from(lsn="FF/0")), None, "behind the end of the WAL"),
         (RecoveryRequest(target_from(xid=past.second[0].xid), timeline=1), None, "ends nowhere"),
@@ -139,6 +153,32 @@ def test_what_cannot_be_reached_is_refused_with_what_can(past: Past) -> None:
             assert str(reach.stop_lsn) in caught.value.hint, caught.value.hint
             assert "UTC" in caught.value.hint
         assert not (world.root / "refused").exists()
+
+
+def test_a_quiet_server_does_not_make_later_commits_part_of_an_earlier_time(
+    cluster_factory: ClusterFactory, work_dir: Path
+) -> None:
+    """No commit in the WAL is later than the target, or the first one comes long after the backup."""
+    cluster = cluster_factory(18)
+    config = BackupConfig(backup_dir=str(work_dir / "repository"), passphrase="a passphrase")
+    init_repository(config)
+    before = datetime.fromisoformat(cluster.psql("SELECT clock_timestamp()"))
+    cluster.psql("CREATE TABLE later ()")
+    take_backup(cluster.config(), config, BackupType.FULL, Job())
+    for _ in range(2):
+        with pytest.raises(PreconditionError, match="before the end of the oldest backup"):
+            plan_cluster_restore(
+                config,
+                None,
+                work_dir / "planned",
+                tablespaces={},
+                recover=True,
+                owner=None,
+                request=RecoveryRequest(target_from(time=before)),
+            )
+        cluster.psql("CREATE TABLE IF NOT EXISTS much_later (); INSERT INTO much_later DEFAULT VALUES")
+        name = cluster.psql("SELECT pg_walfile_name(pg_switch_wal())")
+        push_one(config, cluster.data_dir / "pg_wal" / name)
 
 
 def test_several_restore_points_of_one_name_are_all_shown(past: Past) -> None:
@@ -178,3 +218,21 @@ def test_wal_that_vanishes_in_the_middle_of_a_restore_fails_it(past: Past) -> No
         world.restore("broken", RecoveryRequest(), "latest", job=Job(watch))
     with pytest.raises(RuntimeError, match="did not start"), world.adopt(world.root / "broken"):
         pass
+
+
+def test_a_backup_that_lacks_objects_is_passed_over_for_the_one_before(past: Past) -> None:
+    world = past.world
+    old, new = (backup.backup_id for backup in world.backups[:2])
+    packs = world.root / "repository/clusters/main/packs" / new
+    aside = world.root / "aside"
+    packs.rename(aside)
+    try:
+        plan = world.plan(RecoveryRequest(target_from(xid=past.late[0].xid)))
+        assert plan.backup_id == old
+        assert any(new in note and "passed over" in note for note in plan.notes)
+        by_time = world.plan(RecoveryRequest(target_from(time=past.late[1].time), timeline=1))
+        assert by_time.backup_id == old
+        with pytest.raises(DataError, match=new):  # one that is named is not exchanged for another
+            world.plan(RecoveryRequest(target_from(xid=past.late[0].xid)), new)
+    finally:
+        aside.rename(packs)
