@@ -35,6 +35,7 @@ class BackupRecord:
     change_detection: str
     findings: list[Finding]
     seconds: dict[str, float] = field(default_factory=dict)
+    pages: dict[str, int] = field(default_factory=dict)
     _notices: list[Finding] = field(default_factory=list)
 
     def notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
@@ -116,12 +117,17 @@ class BackupRecord:
             settings=context.settings,
             findings=tuple(self.findings),
             seconds=self.seconds,
+            pages=self.pages,
         )
 
 
 def without_base(wanted: BackupType) -> Finding:
     base = "full backup" if wanted is BackupType.DIFFERENTIAL else "earlier backup"
     return Finding("no-base", f"there is no {base} to build on: everything was stored, as a full backup")
+
+
+def without_summaries(reason: str) -> Finding:
+    return Finding("summaries-not-used", f"pages were compared instead of using WAL summaries: {reason}")
 
 
 def healed(base: Base) -> Finding:

@@ -1,6 +1,7 @@
 """Take a physical backup: slot and WAL first, then the base backup, the manifest last.
 
-Every type streams the whole cluster; a differential or incremental one does not store what its base has.
+A differential or incremental one streams the whole cluster as well and does not store what its base has; or,
+by WAL summaries, the server sends only what changed.
 """
 
 from __future__ import annotations
@@ -8,28 +9,32 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import psycopg
 
-from pgproof.actions.backup_record import BackupRecord, healed, without_base
+from pgproof.actions.backup_record import BackupRecord, healed, without_base, without_summaries
 from pgproof.actions.backup_wal import wait_for_wal, wal_writer
+from pgproof.actions.by_summaries import BySummaries
 from pgproof.actions.choose_base import choose_base, packs_known_damaged
 from pgproof.actions.cluster_identity import ensure_cluster
 from pgproof.actions.opening import open_repository
 from pgproof.actions.receive import Receiver
 from pgproof.errors import ConflictError, DataError, PreconditionError, TransientError
 from pgproof.failpoints import failpoint
-from pgproof.model.config import BackupConfig, BackupType, PostgresConfig
+from pgproof.model.config import BackupConfig, BackupType, ChangeDetection, PostgresConfig
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
 from pgproof.model.manifest import Manifest, backup_id_for
-from pgproof.model.report import BackupInfo
-from pgproof.postgres.base_backup import BackupOptions, stream_base_backup
+from pgproof.model.report import BackupInfo, Finding
+from pgproof.model.summaries import SummariesUnusable
+from pgproof.postgres.base_backup import BackupOptions, Event, stream_base_backup
 from pgproof.postgres.connection import connect_replication
-from pgproof.postgres.facts import read_context, read_facts
+from pgproof.postgres.facts import ServerFacts, read_context, read_facts
 from pgproof.postgres.wal_stream import SystemIdentity, WalStream, stream_wal, timeline_history
 from pgproof.repository.base import Base
 from pgproof.repository.escape_hatch import ensure_restore_script
@@ -57,30 +62,45 @@ def take_backup(
     """
     job.report("opening repository")
     repository = open_repository(config)
-    with hold_lease(repository, "backup") as lease, closing(connect_replication(postgres)) as connection:
-        failpoint("backup.leased")
-        facts = read_facts(connection)
-        failpoint("backup.connected")
-        if facts.in_recovery:
-            raise PreconditionError(
-                "this server is a standby", hint="back up the primary; standbys come with a later version"
-            )
-        ensure_cluster(repository, facts)
-        ensure_restore_script(repository.bucket)
-        failpoint("backup.identified")
-        base = choose_base(repository, backup_type, facts)
-        started_at = datetime.now(UTC)
-        kind = backup_type if base else BackupType.FULL
-        record = BackupRecord(
-            backup_id=backup_id_for(started_at, kind, secrets.token_hex(3)),
-            type=kind,
-            started_at=started_at,
-            facts=facts,
-            base=base,
-            change_detection="compare" if base else "none",
-            findings=[] if base or backup_type is BackupType.FULL else [without_base(backup_type)],
-        )
-        return _Run(postgres, config, repository, lease, connection, record, job).take()
+    with hold_lease(repository, "backup") as lease:
+        with closing(connect_replication(postgres)) as connection:
+            failpoint("backup.leased")
+            facts = read_facts(connection)
+            failpoint("backup.connected")
+            if facts.in_recovery:
+                raise PreconditionError(
+                    "this server is a standby", hint="back up the primary; standbys come with a later version"
+                )
+            ensure_cluster(repository, facts)
+            ensure_restore_script(repository.bucket)
+            failpoint("backup.identified")
+            base = choose_base(repository, backup_type, facts)
+            findings = [] if base or backup_type is BackupType.FULL else [without_base(backup_type)]
+            record = _record(facts, base, backup_type, findings, "compare" if base else "none")
+            run = _Run(postgres, config, repository, lease, connection, record, job)
+            if base is None or config.change_detection is not ChangeDetection.SUMMARIES:
+                return run.take()
+            try:
+                with BySummaries(repository, postgres, connection.pgconn, facts, base, job) as summaries:
+                    record.change_detection = "summaries"
+                    return run.take(summaries)
+            except SummariesUnusable as reason:
+                _log.warning("pages are compared: %s", reason)
+                findings = [without_summaries(str(reason).partition("\n")[0])]
+        failpoint("backup.compares")
+        # What was begun by summaries has used up its connection and its name.
+        with closing(connect_replication(postgres)) as connection:
+            record = _record(facts, base, backup_type, findings, "compare")
+            return _Run(postgres, config, repository, lease, connection, record, job).take()
+
+
+def _record(
+    facts: ServerFacts, base: Manifest | None, wanted: BackupType, findings: list[Finding], changes: str
+) -> BackupRecord:
+    started_at = datetime.now(UTC)
+    kind = wanted if base else BackupType.FULL
+    backup_id = backup_id_for(started_at, kind, secrets.token_hex(3))
+    return BackupRecord(backup_id, kind, started_at, facts, base, changes, findings)
 
 
 class _Run:
@@ -108,7 +128,8 @@ class _Run:
         self._level = config.compression_level if config.compression else None
         self._interrupted = interrupted_runs(repository)
 
-    def take(self) -> BackupInfo:
+    def take(self, summaries: BySummaries | None = None) -> BackupInfo:
+        """Raises SummariesUnusable if only then it turns out that these cannot be used: nothing is committed."""
         record = self._record
         self._announce()
         failpoint("backup.intended")
@@ -123,7 +144,7 @@ class _Run:
             stream, identity = stack.enter_context(streaming)
             failpoint("backup.streaming")
             history = timeline_history(self._connection.pgconn, identity.timeline)
-            receiver, files = self._receive(stream)
+            receiver, files = self._receive(stream, summaries)
             started, ended = receiver.started, receiver.ended
             if started is None or ended is None:
                 raise DataError("the base backup has no start or no end")
@@ -173,11 +194,17 @@ class _Run:
         self._wal = wal_writer(self._repository, self._facts, self._level, identity, start, segment_size)
         return self._wal
 
-    def _receive(self, stream: WalStream) -> tuple[Receiver, StoredFiles]:
+    def _receive(self, stream: WalStream, summaries: BySummaries | None) -> tuple[Receiver, StoredFiles]:
         self._connection.add_notice_handler(self._record.notice)
         options = BackupOptions(
-            f"pgproof {self._record.backup_id}", self._config.fast_checkpoint, self._config.max_rate
+            f"pgproof {self._record.backup_id}",
+            self._config.fast_checkpoint,
+            self._config.max_rate,
+            incremental=summaries is not None,
         )
+        if summaries is not None:
+            summaries.upload(self._connection.pgconn)
+            failpoint("backup.uploaded")
         repository, page_size = self._repository, self._facts.block_size
         known = stored_frames(repository, self._interrupted, page_size, self._job)
         if known.owners:
@@ -202,26 +229,41 @@ class _Run:
             )
             owners = (*ours, *(base.owners if base else ()))
             intake = FileIntake(repository, writer, owners, page_size, base)
-            receiver = Receiver(intake)
+            rebuild_for = None
+            if summaries is not None and base is not None:
+                rebuild_for = partial(summaries.rebuild_for, base)
+            receiver = Receiver(intake, rebuild_for)
             events = stream_base_backup(self._connection.pgconn, options, self._job)
             self._job.report("waiting for checkpoint")
             with self._record.timed("data"):
-                next_look = 0
-                for received in receiver.take(events):
-                    if received >= next_look:
-                        next_look = received + _LOOK_EVERY
-                        stream.check()
-                        self._lease.check()
-                        total = receiver.started.size_bytes if receiver.started else 0
-                        self._job.report("copying", received, max(total, received))
+                try:
+                    self._take(receiver, events, stream)
+                except PreconditionError as error:
+                    if summaries is None or receiver.started is not None:
+                        raise
+                    raise SummariesUnusable(f"the server refuses ({error.context.get('reason')})") from error
             failpoint("backup.received")
             with self._record.timed("storing"):
                 self._job.report("storing the map")
                 files = intake.finish(self._job)
             failpoint("backup.mapped")
             if base is not None and base.given_up:
+                if summaries is not None:
+                    raise SummariesUnusable("the base is damaged", object=min(base.given_up))
                 self._record.findings.append(healed(base))
+            if summaries is not None and summaries.rebuild is not None:
+                self._record.pages = summaries.rebuild.counts.to_json()
         return receiver, files
+
+    def _take(self, receiver: Receiver, events: Iterator[Event], stream: WalStream) -> None:
+        next_look = 0
+        for received in receiver.take(events):
+            if received >= next_look:
+                next_look = received + _LOOK_EVERY
+                stream.check()
+                self._lease.check()
+                total = receiver.started.size_bytes if receiver.started else 0
+                self._job.report("copying", received, max(total, received))
 
     def _commit(self, manifest: Manifest) -> None:
         self._job.report("committing")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pgproof.model.filemap import ZEROS
 from pgproof.repository.base import NOWHERE, OldFile, OldPages
 
 _Mask = npt.NDArray[np.bool_]
@@ -45,7 +46,7 @@ class Compared(NamedTuple):
                 np.flatnonzero(
                     (np.diff(owner[begin:end]) != 0)
                     | (np.diff(pack[begin:end]) != 0)
-                    | (np.diff(page[begin:end].astype(np.int64)) != 1)
+                    | ((np.diff(page[begin:end].astype(np.int64)) != 1) & (owner[begin + 1 : end] != ZEROS))
                 )
                 + begin
                 + 1

@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pgproof.errors import TransientError
-from pgproof.model.filemap import RUN_TYPE, Runs
+from pgproof.model.filemap import RUN_TYPE, ZEROS, Runs
 
 ROWS_IN_MEMORY = 1 << 19
 _COLUMNS = 6
 _FILE, _FILE_PAGE, _PAGES, _OWNER, _PACK, _PACK_PAGE = range(_COLUMNS)
+_RUN_NAMES = ("file_page", "pages", "owner", "pack", "pack_page")
 _Table = npt.NDArray[np.uint32]
 
 
@@ -61,6 +62,22 @@ class RunTable:
             rows = self._rows
         self._last[owner] = len(rows)
         rows.extend((file, file_page, pages, owner, pack, pack_page))
+
+    def extend(self, file: int, runs: Runs) -> None:
+        """Add many runs of one file at once; their owners are the caller's numbers, or ZEROS."""
+        if not len(runs):
+            return
+        if len(self._rows) >= self._most:
+            self._spool()
+        table = np.empty((len(runs), _COLUMNS), np.uint32)
+        table[:, _FILE] = file
+        for name, column in zip(_RUN_NAMES, range(_FILE_PAGE, _COLUMNS), strict=True):
+            table[:, column] = runs[name]
+        self._rows.frombytes(table.tobytes())
+        for owner in np.unique(runs["owner"]).tolist():
+            its = runs["owner"] == owner
+            self._pages[owner] = self._pages.get(owner, 0) + int(runs["pages"][its].sum(dtype=np.int64))
+            self._packs.setdefault(owner, set()).update(np.unique(runs["pack"][its]).tolist())
 
     def finish(self) -> None:
         if self._rows:
@@ -119,7 +136,7 @@ def _joined(table: _Table) -> _Table:
     continues = (
         (before[_OWNER] == after[_OWNER])
         & (before[_PACK] == after[_PACK])
-        & (before[_PACK_PAGE] + before[_PAGES] == after[_PACK_PAGE])
+        & ((before[_PACK_PAGE] + before[_PAGES] == after[_PACK_PAGE]) | (before[_OWNER] == ZEROS))
     )
     starts = np.flatnonzero(np.concatenate([[True], ~continues]))
     joined = np.array(table[:, starts])
@@ -129,7 +146,6 @@ def _joined(table: _Table) -> _Table:
 
 def _as_runs(table: _Table) -> Runs:
     runs = np.empty(table.shape[1], RUN_TYPE)
-    names = ("file_page", "pages", "owner", "pack", "pack_page")
-    for name, column in zip(names, range(_FILE_PAGE, _COLUMNS), strict=True):
+    for name, column in zip(_RUN_NAMES, range(_FILE_PAGE, _COLUMNS), strict=True):
         runs[name] = table[column]
     return runs

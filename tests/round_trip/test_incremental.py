@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pgproof.actions.opening import open_repository
-from pgproof.model.config import BackupType, VerifyLevel
+from pgproof.model.config import BackupType, ChangeDetection, VerifyLevel
 from pgproof.model.lsn import Lsn
 from pgproof.model.report import BackupInfo
 from pgproof.repository.frame_slots import FRAME_SIZE
@@ -91,17 +91,23 @@ def test_a_chain_of_a_busy_cluster(
             pg_amcheck(cluster)
 
 
+@pytest.mark.parametrize("way", ChangeDetection)
 @pytest.mark.parametrize("major", [17, 18])
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_what_the_servers_own_incrementals_get_wrong(
-    major: int, workload: str, cluster_factory: ClusterFactory, front_doors: OpenDoors, work_dir: Path
+    workload: str,
+    major: int,
+    way: ChangeDetection,
+    cluster_factory: ClusterFactory,
+    front_doors: OpenDoors,
+    work_dir: Path,
 ) -> None:
-    source = cluster_factory(major, settings={"autovacuum": False})
-    doors = front_doors(source)
+    source = cluster_factory(major, settings={"autovacuum": False, "summarize_wal": True})
+    doors = front_doors(source, change_detection=way)
     for number, step in enumerate(WORKLOADS[workload]):
         step(source)
         info = doors.backup(INCREMENTAL if number else FULL)
-    assert info.change_detection == "compare"
+    assert info.change_detection == way, info.findings
     with restored(doors, info, work_dir / "restored") as (cluster, _end):
         pg_amcheck(cluster)
         assert dict(after_restore(cluster)) == dict(after_restore(source))
