@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import secrets
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from campaigns.campaign import Campaign
@@ -58,6 +59,12 @@ def one_chain(
             upheaval.steps(chance.randrange(1, 2 * steps))
             info = _take(cluster, config, BackupType.INCREMENTAL)
             counts += _judged(cluster, config, info)
+            if chance.random() < 0.4:
+                # Now and then the base is audited: it told the truth.
+                upheaval.steps(chance.randrange(0, steps))
+                compared = replace(config, change_detection=ChangeDetection.COMPARE)
+                info = _take(cluster, compared, BackupType.INCREMENTAL)
+                counts += _judged(cluster, config, info)
         target = place / f"restored-{secrets.token_hex(4)}"
         space = machine.new_dir("restored-space", owned_by_service=True)
         restore_cluster(
@@ -95,6 +102,7 @@ def _judged(cluster: Cluster, config: BackupConfig, info: BackupInfo) -> Counter
     assert manifest is not None
     found = compare_with_server(repository, manifest, cluster.data_dir)
     assert not found.wrong, found.wrong[:10]
+    assert not manifest.pages.get("omitted"), manifest.findings
     return Counter(
         {
             "backups equal to the server": 1,

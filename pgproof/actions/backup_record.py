@@ -14,7 +14,7 @@ from pgproof.actions.page_check import damaged_pages
 from pgproof.model.config import BackupType
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
-from pgproof.model.manifest import Manifest, Tablespace
+from pgproof.model.manifest import Manifest, Standby, Tablespace
 from pgproof.model.notices import finding_for
 from pgproof.model.report import Finding
 from pgproof.postgres.facts import ServerContext, ServerFacts
@@ -36,6 +36,7 @@ class BackupRecord:
     findings: list[Finding]
     seconds: dict[str, float] = field(default_factory=dict)
     pages: dict[str, int] = field(default_factory=dict)
+    standby: Standby | None = None
     _notices: list[Finding] = field(default_factory=list)
 
     def notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
@@ -118,6 +119,7 @@ class BackupRecord:
             findings=tuple(self.findings),
             seconds=self.seconds,
             pages=self.pages,
+            standby=self.standby,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from pgproof.actions.standby import StandbySource
 from pgproof.errors import TransientError
 from pgproof.failpoints import failpoint
 from pgproof.model.job import Job
@@ -32,9 +33,19 @@ def wal_writer(
 
 
 def wait_for_wal(
-    stream: WalStream, wal: WalWriter, timeline: int, stop: Lsn, segment_size: int, lease: Lease, job: Job
+    stream: WalStream,
+    wal: WalWriter,
+    timeline: int,
+    stop: Lsn,
+    segment_size: int,
+    lease: Lease,
+    job: Job,
+    standby: StandbySource | None = None,
 ) -> int:
-    """Until the segment with the stop position is stored; return the WAL bytes stored by us."""
+    """Until the segment with the stop position is stored; return the WAL bytes stored by us.
+
+    A primary ends that segment itself, a `standby` cannot.
+    """
     failpoint("backup.waiting")
     job.report("waiting for WAL")
     wanted = segments_between(timeline, stop, stop, segment_size)[-1].end
@@ -42,12 +53,16 @@ def wait_for_wal(
     while wal.durable < wanted:
         stream.check()
         lease.check()
+        if standby is not None:
+            standby.finish_segment()
         if wal.durable != durable:
             patience, durable = time.monotonic() + _PATIENCE_SECONDS, wal.durable
         if time.monotonic() > patience:
             raise TransientError(
                 "the WAL of the backup does not arrive",
-                hint="run it again; if it stays, look for a server that does not finish its WAL segment",
+                hint=standby.hint
+                if standby is not None
+                else "run it again; if it stays, look for a server that does not finish its WAL segment",
                 stored_to=durable,
                 needed=wanted,
             )

@@ -20,6 +20,7 @@ from pgproof.model.source_files import (
     CONTROL_FILE,
     MOST_READ,
     SERVER_MANIFEST,
+    SIGNAL_FILES,
     label_start,
     problem_with,
     without_incremental_lines,
@@ -65,10 +66,13 @@ class IncrementalBeginning:
 
 @dataclass
 class Receiver:
-    """Takes the events of one base backup; `started` and `ended` are its first and last."""
+    """Takes the events of one base backup; `started` and `ended` are its first and last.
+
+    `on_start` is told when it begins, and gives what makes whole files of incremental ones.
+    """
 
     intake: FileIntake
-    rebuild_for: Callable[[Started], Rebuild] | None = None
+    on_start: Callable[[Started], Rebuild | None] = lambda _started: None
     started: Started | None = None
     ended: Ended | None = None
     received: int = 0
@@ -110,8 +114,7 @@ class Receiver:
                 elif isinstance(event, Started):
                     self.started = event
                     self._note_tablespaces(event)
-                    if self.rebuild_for is not None:
-                        self._rebuild = self.rebuild_for(event)
+                    self._rebuild = self.on_start(event)
                 else:
                     self.ended = event
             if not in_manifest or self.ended is None or self.started is None:
@@ -171,6 +174,9 @@ class Receiver:
             self.intake.directory(path, member.mode)
         elif member.type == FILE and self._rebuild is not None and self._comes_otherwise(path, member):
             pass
+        elif member.type == FILE and path in SIGNAL_FILES and member.size == 0:
+            # Of the standby that sends: what is restored is none, unless somebody asks for one.
+            self.intake.skip_empty(path)
         elif member.type == FILE:
             self.intake.begin(path, member.size, member.mode)
             self._kept = bytearray() if worth_reading(path, member.size) else None

@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg
 
+from pgproof.actions.audit_base import audit_for, finding, liars, limits_since, tell_on
 from pgproof.actions.backup_record import BackupRecord, healed, without_base, without_summaries
 from pgproof.actions.backup_wal import wait_for_wal, wal_writer
 from pgproof.actions.by_summaries import BySummaries
@@ -24,6 +25,7 @@ from pgproof.actions.choose_base import choose_base, packs_known_damaged
 from pgproof.actions.cluster_identity import ensure_cluster
 from pgproof.actions.opening import open_repository
 from pgproof.actions.receive import Receiver
+from pgproof.actions.standby import StandbySource, standby_server
 from pgproof.errors import ConflictError, DataError, PreconditionError, TransientError
 from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig, BackupType, ChangeDetection, PostgresConfig
@@ -32,15 +34,17 @@ from pgproof.model.lsn import Lsn
 from pgproof.model.manifest import Manifest, backup_id_for
 from pgproof.model.report import BackupInfo, Finding
 from pgproof.model.summaries import SummariesUnusable
-from pgproof.postgres.base_backup import BackupOptions, Event, stream_base_backup
+from pgproof.postgres.base_backup import BackupOptions, Event, Started, stream_base_backup
 from pgproof.postgres.connection import connect_replication
 from pgproof.postgres.facts import ServerFacts, read_context, read_facts
 from pgproof.postgres.wal_stream import SystemIdentity, WalStream, stream_wal, timeline_history
+from pgproof.repository.audit import Audit, Omitted
 from pgproof.repository.base import Base
 from pgproof.repository.escape_hatch import ensure_restore_script
 from pgproof.repository.intake import FileIntake, StoredFiles
 from pgproof.repository.integrity import check_objects
 from pgproof.repository.leases import Lease, hold_lease
+from pgproof.repository.rebuild import Rebuild
 from pgproof.repository.repository import Repository
 from pgproof.repository.resume import interrupted_runs, stored_frames
 from pgproof.repository.sealing import Kind
@@ -63,13 +67,16 @@ def take_backup(
     job.report("opening repository")
     repository = open_repository(config)
     with hold_lease(repository, "backup") as lease:
-        with closing(connect_replication(postgres)) as connection:
+        server = standby_server(postgres, config.standby) if config.standby else postgres
+        with closing(connect_replication(server)) as connection:
             failpoint("backup.leased")
             facts = read_facts(connection)
             failpoint("backup.connected")
-            if facts.in_recovery:
+            standby = StandbySource(postgres, server, facts, config) if config.standby else None
+            if standby is None and facts.in_recovery:
                 raise PreconditionError(
-                    "this server is a standby", hint="back up the primary; standbys come with a later version"
+                    "this server is a standby",
+                    hint="connect to its primary; to read the files from this one add --from-standby HOST[:PORT]",
                 )
             ensure_cluster(repository, facts)
             ensure_restore_script(repository.bucket)
@@ -77,8 +84,14 @@ def take_backup(
             base = choose_base(repository, backup_type, facts)
             findings = [] if base or backup_type is BackupType.FULL else [without_base(backup_type)]
             record = _record(facts, base, backup_type, findings, "compare" if base else "none")
-            run = _Run(postgres, config, repository, lease, connection, record, job)
+            if standby is not None:
+                record.standby = standby.described
+                record.findings.append(standby.finding)
+            run = _Run(postgres, config, repository, lease, connection, record, job, server, standby)
             if base is None or config.change_detection is not ChangeDetection.SUMMARIES:
+                return run.take()
+            if standby is not None:
+                record.findings.append(without_summaries("the files come from a standby"))
                 return run.take()
             try:
                 with BySummaries(repository, postgres, connection.pgconn, facts, base, job) as summaries:
@@ -87,11 +100,10 @@ def take_backup(
             except SummariesUnusable as reason:
                 _log.warning("pages are compared: %s", reason)
                 findings = [without_summaries(str(reason).partition("\n")[0])]
-        failpoint("backup.compares")
         # What was begun by summaries has used up its connection and its name.
         with closing(connect_replication(postgres)) as connection:
             record = _record(facts, base, backup_type, findings, "compare")
-            return _Run(postgres, config, repository, lease, connection, record, job).take()
+            return _Run(postgres, config, repository, lease, connection, record, job, server).take()
 
 
 def _record(
@@ -115,8 +127,13 @@ class _Run:
         connection: psycopg.Connection[Any],
         record: BackupRecord,
         job: Job,
+        server: PostgresConfig,
+        standby: StandbySource | None = None,
     ) -> None:
+        """`server` sends, `postgres` is the primary: the same, unless there is a `standby`."""
         self._postgres = postgres
+        self._server = server
+        self._standby = standby
         self._config = config
         self._repository = repository
         self._lease = lease
@@ -127,6 +144,7 @@ class _Run:
         self._job = job
         self._level = config.compression_level if config.compression else None
         self._interrupted = interrupted_runs(repository)
+        self._liars: list[tuple[Manifest, list[Omitted]]] = []
 
     def take(self, summaries: BySummaries | None = None) -> BackupInfo:
         """Raises SummariesUnusable if only then it turns out that these cannot be used: nothing is committed."""
@@ -139,12 +157,14 @@ class _Run:
         with ExitStack() as stack:
             # The stream ends before the writer that takes what it brings.
             streaming = stream_wal(
-                self._postgres, lambda *start: stack.enter_context(self._wal_writer(*start))
+                self._server,
+                lambda *start: stack.enter_context(self._wal_writer(*start)),
+                from_reserved=self._standby is not None,
             )
             stream, identity = stack.enter_context(streaming)
             failpoint("backup.streaming")
             history = timeline_history(self._connection.pgconn, identity.timeline)
-            receiver, files = self._receive(stream, summaries)
+            receiver, files = self._receive(stream, summaries, identity.timeline, history)
             started, ended = receiver.started, receiver.ended
             if started is None or ended is None:
                 raise DataError("the base backup has no start or no end")
@@ -157,6 +177,7 @@ class _Run:
                     self._facts.wal_segment_size,
                     self._lease,
                     self._job,
+                    self._standby,
                 )
         failpoint("backup.enough")
         record.conclude(self._repository, context, ended.checksum_failure, files, self._job)
@@ -194,7 +215,9 @@ class _Run:
         self._wal = wal_writer(self._repository, self._facts, self._level, identity, start, segment_size)
         return self._wal
 
-    def _receive(self, stream: WalStream, summaries: BySummaries | None) -> tuple[Receiver, StoredFiles]:
+    def _receive(
+        self, stream: WalStream, summaries: BySummaries | None, timeline: int, history: bytes
+    ) -> tuple[Receiver, StoredFiles]:
         self._connection.add_notice_handler(self._record.notice)
         options = BackupOptions(
             f"pgproof {self._record.backup_id}",
@@ -204,15 +227,16 @@ class _Run:
         )
         if summaries is not None:
             summaries.upload(self._connection.pgconn)
-            failpoint("backup.uploaded")
         repository, page_size = self._repository, self._facts.block_size
         known = stored_frames(repository, self._interrupted, page_size, self._job)
         if known.owners:
             failpoint("backup.resumed")
         ours = (self._record.backup_id, *known.owners)
         with ExitStack() as stack:
-            base = None
+            base = audit = None
             if self._base is not None:
+                if summaries is None:
+                    audit = audit_for(self._base, self._facts, timeline, history)
                 damaged = packs_known_damaged(repository, self._base)
                 base = stack.enter_context(Base(repository, self._base, len(ours), damaged))
                 failpoint("backup.based")
@@ -225,20 +249,20 @@ class _Run:
                     known,
                     self._job,
                     compares=base is not None,
+                    audit=audit,
                 )
             )
             owners = (*ours, *(base.owners if base else ()))
             intake = FileIntake(repository, writer, owners, page_size, base)
-            rebuild_for = None
-            if summaries is not None and base is not None:
-                rebuild_for = partial(summaries.rebuild_for, base)
-            receiver = Receiver(intake, rebuild_for)
+            receiver = Receiver(intake, partial(self._on_start, summaries, base, audit))
             events = stream_base_backup(self._connection.pgconn, options, self._job)
             self._job.report("waiting for checkpoint")
             with self._record.timed("data"):
                 try:
                     self._take(receiver, events, stream)
                 except PreconditionError as error:
+                    if self._standby is not None and receiver.started is not None:
+                        raise self._standby.lost(error) from error
                     if summaries is None or receiver.started is not None:
                         raise
                     raise SummariesUnusable(f"the server refuses ({error.context.get('reason')})") from error
@@ -251,9 +275,22 @@ class _Run:
                 if summaries is not None:
                     raise SummariesUnusable("the base is damaged", object=min(base.given_up))
                 self._record.findings.append(healed(base))
+            if audit is not None and self._base is not None:
+                self._record.pages = {"audited": audit.judged, "omitted": audit.count}
+                self._liars = list(liars(repository, self._base, owners, audit))
+                self._record.findings += [finding(*liar) for liar in self._liars]
             if summaries is not None and summaries.rebuild is not None:
                 self._record.pages = summaries.rebuild.counts.to_json()
         return receiver, files
+
+    def _on_start(
+        self, summaries: BySummaries | None, base: Base | None, audit: Audit | None, started: Started
+    ) -> Rebuild | None:
+        if summaries is not None and base is not None:
+            return summaries.rebuild_for(base, started)
+        if audit is not None and self._base is not None:
+            audit.limits = limits_since(self._postgres, self._facts, self._base, started.lsn)
+        return None
 
     def _take(self, receiver: Receiver, events: Iterator[Event], stream: WalStream) -> None:
         next_look = 0
@@ -272,6 +309,8 @@ class _Run:
         failpoint("backup.checked")
         self._repository.commit(manifest)
         failpoint("backup.committed")
+        for liar in self._liars:
+            tell_on(self._repository, *liar)
         _log.info(
             "backup committed id=%s status=%s changes=%s size=%d stored=%d files=%d findings=%d seconds=%.1f",
             manifest.backup_id,

@@ -39,6 +39,19 @@ def add_commands(commands: Subparsers) -> None:
         "that is safe",
     )
     create_parser.add_argument(
+        "--from-standby",
+        dest="standby",
+        metavar="HOST[:PORT]",
+        help="read the files from this standby; the connection options name its primary",
+    )
+    create_parser.add_argument(
+        "--max-standby-lag",
+        dest="max_standby_lag_mb",
+        metavar="MB",
+        type=whole_number,
+        help="refuse a standby that is more WAL behind (1000)",
+    )
+    create_parser.add_argument(
         "--compression-level", metavar="N", type=whole_number, help="zstd level, 1 to 19 (3)"
     )
     create_parser.add_argument(

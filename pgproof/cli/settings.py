@@ -33,6 +33,7 @@ VARIABLES = {
     "BACKUP_ENCRYPTION": "encryption",
     "BACKUP_RETENTION_DAYS": "retention_days",
     "BACKUP_CHANGE_DETECTION": "change_detection",
+    "BACKUP_STANDBY": "standby",
 }
 _PLACE = frozenset({"repository_url", "backup_dir", "s3_bucket"})
 _PASSPHRASE = frozenset({"passphrase", "passphrase_file"})
@@ -148,6 +149,8 @@ def _backup(args: argparse.Namespace, environ: Mapping[str, str], table: Mapping
                 "max_rate",
                 "compression_level",
                 "change_detection",
+                "standby",
+                "max_standby_lag_mb",
                 "bin_dir",
                 "encryption",
                 "passphrase",

@@ -159,7 +159,8 @@ class BackupConfig:
     PostgreSQL's programs; `scratch_dir` and `scratch_user` are where and as whom scratch servers run, and
     `checks` what a full verification asks them. `s3_options` are further obstore S3 settings.
     `change_detection` is how backups that build on others find what changed; "summaries" (PostgreSQL 17 and
-    later) is given up for "compare" wherever it would not be safe.
+    later) is given up for "compare" wherever it would not be safe. `standby` ("host" or "host:port") sends the files
+    in place of the primary, which is asked all the same, unless it is more than `max_standby_lag_mb` of WAL behind.
     """
 
     backup_dir: str | None = None
@@ -187,6 +188,8 @@ class BackupConfig:
     scratch_user: str | None = None
     checks: tuple[UserCheck, ...] = ()
     change_detection: ChangeDetection = ChangeDetection.COMPARE
+    standby: str | None = None
+    max_standby_lag_mb: int = 1000
 
     def __post_init__(self) -> None:
         if not _CLUSTER_NAME.match(self.cluster):
@@ -251,6 +254,7 @@ class BackupConfig:
             "compression": _switch(environ, "BACKUP_COMPRESSION"),
             "encryption": _switch(environ, "BACKUP_ENCRYPTION"),
             "retention_days": _number(environ, "BACKUP_RETENTION_DAYS"),
+            "standby": environ.get("BACKUP_STANDBY") or None,
             "change_detection": _change_detection(environ.get("BACKUP_CHANGE_DETECTION", "").strip() or None),
         }
         values.update({key: value for key, value in overrides.items() if value is not None})

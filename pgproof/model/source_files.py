@@ -20,6 +20,7 @@ TABLESPACE_MAP = b"tablespace_map"
 SERVER_MANIFEST = b"backup_manifest"
 CONTROL_FILE = b"global/pg_control"
 AUTO_CONF = b"postgresql.auto.conf"
+SIGNAL_FILES = frozenset((b"standby.signal", b"recovery.signal"))
 _FILENODE_MAGIC = 0x592717
 _START = re.compile(rb"^START WAL LOCATION: ([0-9A-F]{1,8}/[0-9A-F]{1,8}) ", re.MULTILINE)
 MOST_READ = 1 << 20

@@ -47,6 +47,7 @@ class OldFile:
     """One file of the earlier backup; `length` is its number of pages."""
 
     def __init__(self, base: Base, segment: Segment, entry: FileEntry, owners: list[int]) -> None:
+        self.path = entry.path
         self._base = base
         self._runs = segment.runs_of(entry)
         self._firsts = self._runs["file_page"]

@@ -90,6 +90,7 @@ class FileIntake:
         self._crcs = array("I")
         # What came under another name or with other bytes than are stored: path, size and CRC32C as sent.
         self._sent: dict[int, tuple[bytes, int, int]] = {}
+        self._skipped: set[bytes] = set()
         self._shared: _Filling | None = None
         # Changed blocks of incremental files: those of the current one, how many of them are in frames, and the frame.
         self._blocks: npt.NDArray[np.uint32] | None = None
@@ -103,6 +104,10 @@ class FileIntake:
 
     def directory(self, path: bytes, mode: int) -> None:
         self._add(path, DIRECTORY, 0, mode)
+
+    def skip_empty(self, path: bytes) -> None:
+        """An empty file that is sent and does not belong to the backup."""
+        self._skipped.add(path)
 
     def begin(self, path: bytes, size: int, mode: int) -> None:
         self._add(path, FILE, size, mode)
@@ -161,7 +166,7 @@ class FileIntake:
 
     def checksum_of(self) -> dict[bytes, tuple[int, int]]:
         """Size and CRC32C of every file as it was sent, by the path under which it came."""
-        found = {}
+        found = dict.fromkeys(self._skipped, (0, 0))
         for n, path in enumerate(self._paths):
             if self._kinds[n] == FILE:
                 name, size, crc = self._sent.get(n) or (path, self._sizes[n], self._crcs[n])

