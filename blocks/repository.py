@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from prefect.blocks.core import Block
 from prefect_aws import AwsCredentials, MinIOCredentials
 from pydantic import Field, SecretStr
 
 from pgproof.errors import PreconditionError
-from pgproof.model.config import BackupConfig
+from pgproof.model.config import BackupConfig, ChangeDetection
 
 
 class BackupRepository(Block):
@@ -36,6 +36,9 @@ class BackupRepository(Block):
         retention_days: How long backups are kept.
         max_rate: Limit for the server's sending.
         fast_checkpoint: Whether the server starts the backup with an immediate checkpoint.
+        change_detection: How backups that build on others find what changed.
+        standby: A standby that sends the files.
+        max_standby_lag_mb: How far that standby may be behind.
         bin_dir: Directory of PostgreSQL's programs.
         scratch_dir: Directory for scratch restores.
         scratch_user: OS user that scratch servers run as.
@@ -103,6 +106,18 @@ class BackupRepository(Block):
     fast_checkpoint: bool = Field(
         default=True, description="Start with an immediate checkpoint instead of a spread one."
     )
+    change_detection: Literal["compare", "summaries"] = Field(
+        default="compare",
+        description="How incremental and differential backups find what changed: by comparing every page, or by the "
+        "server's WAL summaries where that is safe (PostgreSQL 17 and later).",
+    )
+    standby: str | None = Field(
+        default=None,
+        description="HOST or HOST:PORT of a standby that sends the files; the server block names its primary.",
+    )
+    max_standby_lag_mb: int = Field(
+        default=1000, ge=0, description="How many MB of WAL that standby may be behind."
+    )
     bin_dir: str | None = Field(
         default=None,
         title="PostgreSQL programs",
@@ -133,6 +148,9 @@ class BackupRepository(Block):
             retention_days=self.retention_days,
             max_rate=self.max_rate,
             fast_checkpoint=self.fast_checkpoint,
+            change_detection=ChangeDetection(self.change_detection),
+            standby=self.standby or None,
+            max_standby_lag_mb=self.max_standby_lag_mb,
             bin_dir=self.bin_dir or None,
             scratch_dir=self.scratch_dir or None,
             scratch_user=self.scratch_user or None,
@@ -161,6 +179,9 @@ class BackupRepository(Block):
                 "retention_days": config.retention_days,
                 "max_rate": config.max_rate,
                 "fast_checkpoint": config.fast_checkpoint,
+                "change_detection": str(config.change_detection),
+                "standby": config.standby,
+                "max_standby_lag_mb": config.max_standby_lag_mb,
                 "bin_dir": config.bin_dir,
                 "scratch_dir": config.scratch_dir,
                 "scratch_user": config.scratch_user,

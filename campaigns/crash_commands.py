@@ -65,6 +65,18 @@ class Create(Attack):
         return {"backups after a kill that were restored"}
 
 
+class CreateIncremental(Create):
+    """On top of what there is: the last full backup, or an incremental one of a round before."""
+
+    name = "create incremental"
+    arguments = ("create", "--type=incremental")
+
+
+class CreateDifferential(Create):
+    name = "create differential"
+    arguments = ("create", "--type=differential")
+
+
 class CreateAfterKill(Create):
     """The run before was killed when all its packs were stored: this one takes them over, and is killed, too."""
 
@@ -277,6 +289,8 @@ ATTACKS: dict[str, type[Attack]] = {
     attack.name: attack
     for attack in (
         Create,
+        CreateIncremental,
+        CreateDifferential,
         CreateAfterKill,
         FirstCreate,
         MirroredCreate,

@@ -31,6 +31,19 @@ def main() -> None:
             concurrency_limit=1,
         ),
         RunnerDeployment.from_flow(
+            backup,
+            "served-hourly-incremental",
+            tags=["pgproof", "backup"],
+            parameters={
+                "server": "main",
+                "repository": "main",
+                "type": "incremental",
+                "max_lateness_hours": 1,
+            },
+            schedules=[Cron("5 * * * *", timezone="UTC", slug="hourly")],
+            concurrency_limit=1,
+        ),
+        RunnerDeployment.from_flow(
             verify,
             "served-daily",
             tags=["pgproof", "verify"],

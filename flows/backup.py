@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -17,8 +18,9 @@ from flows.support.publishing import publish_event, publish_report
 from flows.support.reports import backup_report, human_size
 from flows.support.settings import backup_manager
 from flows.verify import verify_and_report
-from pgproof.errors import EngineError
-from pgproof.model.config import BackupType
+from pgproof.backup import BackupManager
+from pgproof.errors import ConflictError, EngineError
+from pgproof.model.config import BackupType, ChangeDetection
 from pgproof.model.report import BackupInfo
 
 
@@ -37,9 +39,12 @@ def _run_name() -> str:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def take_backup(server: str, repository: str, type: str) -> BackupInfo:
+def take_backup(server: str, repository: str, type: str, change_detection: str) -> BackupInfo:
     """Call the engine; what a broken attempt has stored, the next one finds and does not send again."""
     manager = backup_manager(server, repository)
+    if change_detection != "configured":
+        way = ChangeDetection(change_detection)
+        manager = BackupManager(manager.postgres, replace(manager.config, change_detection=way))
     return run_engine(
         lambda progress: manager.create_backup(BackupType(type), mirror=False, progress=progress)
     )
@@ -66,6 +71,7 @@ def backup(
     type: Literal["full", "differential", "incremental"] = "full",
     verify: Literal["none", "objects", "frames", "start", "full"] = "none",
     max_lateness_hours: float = 12,
+    change_detection: Literal["configured", "compare", "summaries"] = "configured",
 ) -> dict[str, Any] | State[Any]:
     """Take a backup of one PostgreSQL cluster.
 
@@ -75,13 +81,21 @@ def backup(
         type: What to store: everything, or what changed since the last full or the last backup.
         verify: How far to verify the new backup at once; "start" and "full" really restore it.
         max_lateness_hours: Skip a scheduled run that starts later than this; 0 never skips for age.
+        change_detection: How to find what changed: as the repository block says, by comparing every page, or
+            by the server's WAL summaries where that is safe.
 
     Returns:
         The backup's JSON description, or a state named Skipped or VerificationFailed.
     """
     if reason := reason_to_skip(max_lateness_hours):
         return Completed(name="Skipped", message=f"no backup was taken: {reason}")
-    info = take_backup(server, repository, type)
+    try:
+        info = take_backup(server, repository, type, change_detection)
+    except ConflictError as error:
+        # An hourly one that meets the nightly one: the next hour brings another.
+        if type == "full" or "last_sign_of_life" not in error.context:
+            raise
+        return Completed(name="Skipped", message=f"no backup was taken: {error.message}")
     publish_report(
         "backup",
         info.cluster,

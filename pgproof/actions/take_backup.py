@@ -1,6 +1,7 @@
 """Take a physical backup: slot and WAL first, then the base backup, the manifest last.
 
-Every type streams the whole cluster; a differential or incremental one does not store what its base has.
+A differential or incremental one streams the whole cluster as well and does not store what its base has; or,
+by WAL summaries, the server sends only what changed.
 """
 
 from __future__ import annotations
@@ -8,36 +9,42 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import psycopg
 
+from pgproof.actions.audit_base import audit_for, finding, liars, limits_since, tell_on
+from pgproof.actions.backup_record import BackupRecord, healed, without_base, without_summaries
+from pgproof.actions.backup_wal import wait_for_wal, wal_writer
+from pgproof.actions.by_summaries import BySummaries
 from pgproof.actions.choose_base import choose_base, packs_known_damaged
 from pgproof.actions.cluster_identity import ensure_cluster
 from pgproof.actions.opening import open_repository
-from pgproof.actions.page_check import damaged_pages
 from pgproof.actions.receive import Receiver
+from pgproof.actions.standby import StandbySource, standby_server
 from pgproof.errors import ConflictError, DataError, PreconditionError, TransientError
 from pgproof.failpoints import failpoint
-from pgproof.model.config import BackupConfig, BackupType, PostgresConfig
+from pgproof.model.config import BackupConfig, BackupType, ChangeDetection, PostgresConfig
 from pgproof.model.job import Job
-from pgproof.model.lsn import Lsn, segments_between
+from pgproof.model.lsn import Lsn
 from pgproof.model.manifest import Manifest, backup_id_for
-from pgproof.model.notices import finding_for
 from pgproof.model.report import BackupInfo, Finding
-from pgproof.postgres.base_backup import BackupOptions, Ended, Started, stream_base_backup
+from pgproof.model.summaries import SummariesUnusable
+from pgproof.postgres.base_backup import BackupOptions, Event, Started, stream_base_backup
 from pgproof.postgres.connection import connect_replication
-from pgproof.postgres.facts import ServerContext, ServerFacts, read_context, read_facts
+from pgproof.postgres.facts import ServerFacts, read_context, read_facts
 from pgproof.postgres.wal_stream import SystemIdentity, WalStream, stream_wal, timeline_history
+from pgproof.repository.audit import Audit, Omitted
 from pgproof.repository.base import Base
 from pgproof.repository.escape_hatch import ensure_restore_script
 from pgproof.repository.intake import FileIntake, StoredFiles
 from pgproof.repository.integrity import check_objects
 from pgproof.repository.leases import Lease, hold_lease
+from pgproof.repository.rebuild import Rebuild
 from pgproof.repository.repository import Repository
 from pgproof.repository.resume import interrupted_runs, stored_frames
 from pgproof.repository.sealing import Kind
@@ -47,7 +54,6 @@ from pgproof.repository.writer import PackWriter
 _log = logging.getLogger(__name__)
 
 _LOOK_EVERY = 16 << 20
-_WAL_PATIENCE_SECONDS = 120.0
 
 
 def take_backup(
@@ -60,27 +66,53 @@ def take_backup(
     """
     job.report("opening repository")
     repository = open_repository(config)
-    with hold_lease(repository, "backup") as lease, closing(connect_replication(postgres)) as connection:
-        failpoint("backup.leased")
-        facts = read_facts(connection)
-        failpoint("backup.connected")
-        if facts.in_recovery:
-            raise PreconditionError(
-                "this server is a standby", hint="back up the primary; standbys come with a later version"
-            )
-        ensure_cluster(repository, facts)
-        ensure_restore_script(repository.bucket)
-        failpoint("backup.identified")
-        base = choose_base(repository, backup_type, facts)
-        findings = [] if base or backup_type is BackupType.FULL else [_without_base(backup_type)]
-        kind = backup_type if base else BackupType.FULL
-        run = _Run(postgres, config, repository, lease, connection, facts, base, kind, findings, job)
-        return run.take()
+    with hold_lease(repository, "backup") as lease:
+        server = standby_server(postgres, config.standby) if config.standby else postgres
+        with closing(connect_replication(server)) as connection:
+            failpoint("backup.leased")
+            facts = read_facts(connection)
+            failpoint("backup.connected")
+            standby = StandbySource(postgres, server, facts, config) if config.standby else None
+            if standby is None and facts.in_recovery:
+                raise PreconditionError(
+                    "this server is a standby",
+                    hint="connect to its primary; to read the files from this one add --from-standby HOST[:PORT]",
+                )
+            ensure_cluster(repository, facts)
+            ensure_restore_script(repository.bucket)
+            failpoint("backup.identified")
+            base = choose_base(repository, backup_type, facts)
+            findings = [] if base or backup_type is BackupType.FULL else [without_base(backup_type)]
+            record = _record(facts, base, backup_type, findings, "compare" if base else "none")
+            if standby is not None:
+                record.standby = standby.described
+                record.findings.append(standby.finding)
+            run = _Run(postgres, config, repository, lease, connection, record, job, server, standby)
+            if base is None or config.change_detection is not ChangeDetection.SUMMARIES:
+                return run.take()
+            if standby is not None:
+                record.findings.append(without_summaries("the files come from a standby"))
+                return run.take()
+            try:
+                with BySummaries(repository, postgres, connection.pgconn, facts, base, job) as summaries:
+                    record.change_detection = "summaries"
+                    return run.take(summaries)
+            except SummariesUnusable as reason:
+                _log.warning("pages are compared: %s", reason)
+                findings = [without_summaries(str(reason).partition("\n")[0])]
+        # What was begun by summaries has used up its connection and its name.
+        with closing(connect_replication(postgres)) as connection:
+            record = _record(facts, base, backup_type, findings, "compare")
+            return _Run(postgres, config, repository, lease, connection, record, job, server).take()
 
 
-def _without_base(wanted: BackupType) -> Finding:
-    base = "full backup" if wanted is BackupType.DIFFERENTIAL else "earlier backup"
-    return Finding("no-base", f"there is no {base} to build on: everything was stored, as a full backup")
+def _record(
+    facts: ServerFacts, base: Manifest | None, wanted: BackupType, findings: list[Finding], changes: str
+) -> BackupRecord:
+    started_at = datetime.now(UTC)
+    kind = wanted if base else BackupType.FULL
+    backup_id = backup_id_for(started_at, kind, secrets.token_hex(3))
+    return BackupRecord(backup_id, kind, started_at, facts, base, changes, findings)
 
 
 class _Run:
@@ -93,42 +125,32 @@ class _Run:
         repository: Repository,
         lease: Lease,
         connection: psycopg.Connection[Any],
-        facts: ServerFacts,
-        base: Manifest | None,
-        backup_type: BackupType,
-        findings: list[Finding],
+        record: BackupRecord,
         job: Job,
+        server: PostgresConfig,
+        standby: StandbySource | None = None,
     ) -> None:
+        """`server` sends, `postgres` is the primary: the same, unless there is a `standby`."""
         self._postgres = postgres
+        self._server = server
+        self._standby = standby
         self._config = config
         self._repository = repository
         self._lease = lease
         self._connection = connection
-        self._facts = facts
+        self._record = record
+        self._facts = record.facts
+        self._base = record.base
         self._job = job
         self._level = config.compression_level if config.compression else None
-        self._started_at = datetime.now(UTC)
-        self._type = backup_type
-        self._base = base
-        self._backup_id = backup_id_for(self._started_at, backup_type, secrets.token_hex(3))
         self._interrupted = interrupted_runs(repository)
-        self._seconds: dict[str, float] = {}
-        self._findings_so_far = findings
-        self._notices: list[Finding] = []
         self._history = b""
+        self._liars: list[tuple[Manifest, list[Omitted]]] = []
 
-    def take(self) -> BackupInfo:
-        self._repository.create_json(
-            Kind.INTENT,
-            self._repository.layout.intent(self._backup_id),
-            {
-                "format": 1,
-                "started_at": self._started_at.isoformat(),
-                "host": os.uname().nodename,
-                "pid": os.getpid(),
-                "parents": [*self._interrupted, *(self._base.packs if self._base else ())],
-            },
-        )
+    def take(self, summaries: BySummaries | None = None) -> BackupInfo:
+        """Raises SummariesUnusable if only then it turns out that these cannot be used: nothing is committed."""
+        record = self._record
+        self._announce()
         failpoint("backup.intended")
         self._job.report("reading settings")
         context = read_context(self._postgres)
@@ -136,153 +158,174 @@ class _Run:
         with ExitStack() as stack:
             # The stream ends before the writer that takes what it brings.
             streaming = stream_wal(
-                self._postgres, lambda *start: stack.enter_context(self._wal_writer(*start))
+                self._server,
+                lambda *start: stack.enter_context(self._wal_writer(*start)),
+                from_reserved=self._standby is not None,
             )
             stream, identity = stack.enter_context(streaming)
             failpoint("backup.streaming")
-            receiver, files = self._receive(stream)
+            receiver, files = self._receive(stream, summaries, identity.timeline, self._history)
             started, ended = receiver.started, receiver.ended
             if started is None or ended is None:
                 raise DataError("the base backup has no start or no end")
-            with self._timed("WAL"):
-                wal_bytes = self._wait_for_wal(stream, ended)
+            with record.timed("WAL"):
+                wal_bytes = wait_for_wal(
+                    stream,
+                    self._wal,
+                    ended.timeline,
+                    ended.lsn,
+                    self._facts.wal_segment_size,
+                    self._lease,
+                    self._job,
+                    self._standby,
+                )
         failpoint("backup.enough")
-        findings = self._findings(context, ended, files)
+        record.conclude(self._repository, context, ended.checksum_failure, files, self._job)
         if not started.timeline == ended.timeline == identity.timeline:
             raise TransientError("the server changed its timeline during the backup", hint="run it again")
-        manifest = self._manifest(receiver, started, ended, files, wal_bytes, context, findings)
-        self._job.report("committing")
-        self._lease.check()
-        self._check_objects(manifest)
-        failpoint("backup.checked")
-        self._repository.commit(manifest)
-        failpoint("backup.committed")
-        _log.info(
-            "backup committed id=%s status=%s size=%d stored=%d files=%d findings=%d seconds=%.1f",
-            manifest.backup_id,
-            manifest.status,
-            manifest.size_bytes,
-            manifest.stored_bytes,
-            manifest.files,
-            len(manifest.findings),
-            (manifest.finished_at - manifest.started_at).total_seconds(),
+        manifest = record.manifest(
+            self._repository.cluster,
+            files,
+            wal_bytes,
+            context,
+            receiver.tablespaces,
+            started.timeline,
+            self._history,
+            started.lsn,
+            ended.lsn,
         )
+        self._commit(manifest)
         return manifest.info()
 
+    def _announce(self) -> None:
+        """The intent, before anything else: nobody collects what this run stores or builds on."""
+        self._repository.create_json(
+            Kind.INTENT,
+            self._repository.layout.intent(self._record.backup_id),
+            {
+                "format": 1,
+                "started_at": self._record.started_at.isoformat(),
+                "host": os.uname().nodename,
+                "pid": os.getpid(),
+                "parents": [*self._interrupted, *(self._base.packs if self._base else ())],
+            },
+        )
+
     def _wal_writer(self, identity: SystemIdentity, start: Lsn, segment_size: int) -> WalWriter:
-        if identity.system_identifier != self._facts.system_identifier:
-            raise TransientError(
-                "two connections reached two different clusters", hint="connect to one server"
-            )
+        self._wal = wal_writer(self._repository, self._facts, self._level, identity, start, segment_size)
         self._history = timeline_history(self._connection.pgconn, identity.timeline)
         if self._history:
             # Before any WAL of its timeline.
             self._repository.create_history(identity.timeline, self._history)
-        self._wal = WalWriter(self._repository, identity.timeline, start, segment_size, self._level)
         return self._wal
 
-    def _receive(self, stream: WalStream) -> tuple[Receiver, StoredFiles]:
-        self._connection.add_notice_handler(self._notice)
+    def _receive(
+        self, stream: WalStream, summaries: BySummaries | None, timeline: int, history: bytes
+    ) -> tuple[Receiver, StoredFiles]:
+        self._connection.add_notice_handler(self._record.notice)
         options = BackupOptions(
-            f"pgproof {self._backup_id}", self._config.fast_checkpoint, self._config.max_rate
+            f"pgproof {self._record.backup_id}",
+            self._config.fast_checkpoint,
+            self._config.max_rate,
+            incremental=summaries is not None,
         )
+        if summaries is not None:
+            summaries.upload(self._connection.pgconn)
         repository, page_size = self._repository, self._facts.block_size
         known = stored_frames(repository, self._interrupted, page_size, self._job)
         if known.owners:
             failpoint("backup.resumed")
-        ours = (self._backup_id, *known.owners)
+        ours = (self._record.backup_id, *known.owners)
         with ExitStack() as stack:
-            base = None
+            base = audit = None
             if self._base is not None:
+                if summaries is None:
+                    audit = audit_for(self._base, self._facts, timeline, history)
                 damaged = packs_known_damaged(repository, self._base)
                 base = stack.enter_context(Base(repository, self._base, len(ours), damaged))
                 failpoint("backup.based")
             writer = stack.enter_context(
                 PackWriter(
                     repository,
-                    self._backup_id,
+                    self._record.backup_id,
                     page_size,
                     self._level,
                     known,
                     self._job,
                     compares=base is not None,
+                    audit=audit,
                 )
             )
             owners = (*ours, *(base.owners if base else ()))
             intake = FileIntake(repository, writer, owners, page_size, base)
-            receiver = Receiver(intake)
+            receiver = Receiver(intake, partial(self._on_start, summaries, base, audit))
             events = stream_base_backup(self._connection.pgconn, options, self._job)
             self._job.report("waiting for checkpoint")
-            with self._timed("data"):
-                next_look = 0
-                for received in receiver.take(events):
-                    if received >= next_look:
-                        next_look = received + _LOOK_EVERY
-                        stream.check()
-                        self._lease.check()
-                        total = receiver.started.size_bytes if receiver.started else 0
-                        self._job.report("copying", received, max(total, received))
+            with self._record.timed("data"):
+                try:
+                    self._take(receiver, events, stream)
+                except PreconditionError as error:
+                    if self._standby is not None and receiver.started is not None:
+                        raise self._standby.lost(error) from error
+                    if summaries is None or receiver.started is not None:
+                        raise
+                    raise SummariesUnusable(f"the server refuses ({error.context.get('reason')})") from error
             failpoint("backup.received")
-            with self._timed("storing"):
+            with self._record.timed("storing"):
                 self._job.report("storing the map")
                 files = intake.finish(self._job)
             failpoint("backup.mapped")
             if base is not None and base.given_up:
-                self._findings_so_far.append(_healed(base))
+                if summaries is not None:
+                    raise SummariesUnusable("the base is damaged", object=min(base.given_up))
+                self._record.findings.append(healed(base))
+            if audit is not None and self._base is not None:
+                self._record.pages = {"audited": audit.judged, "omitted": audit.count}
+                self._liars = list(liars(repository, self._base, owners, audit))
+                self._record.findings += [finding(*liar) for liar in self._liars]
+            if summaries is not None and summaries.rebuild is not None:
+                self._record.pages = summaries.rebuild.counts.to_json()
         return receiver, files
 
-    def _notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
-        severity = diagnostic.severity_nonlocalized or diagnostic.severity or "WARNING"
-        finding = finding_for(severity, diagnostic.message_primary or "")
-        # The server reads directories twice, for its estimate and to send them.
-        if finding is not None and finding not in self._notices:
-            self._notices.append(finding)
+    def _on_start(
+        self, summaries: BySummaries | None, base: Base | None, audit: Audit | None, started: Started
+    ) -> Rebuild | None:
+        if summaries is not None and base is not None:
+            return summaries.rebuild_for(base, started)
+        if audit is not None and self._base is not None:
+            audit.limits = limits_since(self._postgres, self._facts, self._base, started.lsn)
+        return None
 
-    def _wait_for_wal(self, stream: WalStream, ended: Ended) -> int:
-        """Until the segment with the stop position is stored; return the WAL bytes stored by us."""
-        failpoint("backup.waiting")
-        self._job.report("waiting for WAL")
-        size = self._facts.wal_segment_size
-        wanted = segments_between(ended.timeline, ended.lsn, ended.lsn, size)[-1].end
-        patience, durable = time.monotonic() + _WAL_PATIENCE_SECONDS, self._wal.durable
-        while self._wal.durable < wanted:
-            stream.check()
-            self._lease.check()
-            if self._wal.durable != durable:
-                patience, durable = time.monotonic() + _WAL_PATIENCE_SECONDS, self._wal.durable
-            if time.monotonic() > patience:
-                raise TransientError(
-                    "the WAL of the backup does not arrive",
-                    hint="run it again; if it stays, look for a server that does not finish its WAL segment",
-                    stored_to=durable,
-                    needed=wanted,
-                )
-            self._job.checkpoint()
-            self._job.stop.wait(0.02)
-        return self._wal.stored_bytes
+    def _take(self, receiver: Receiver, events: Iterator[Event], stream: WalStream) -> None:
+        next_look = 0
+        for received in receiver.take(events):
+            if received >= next_look:
+                next_look = received + _LOOK_EVERY
+                stream.check()
+                self._lease.check()
+                total = receiver.started.size_bytes if receiver.started else 0
+                self._job.report("copying", received, max(total, received))
 
-    def _findings(self, context: ServerContext, ended: Ended, files: StoredFiles) -> list[Finding]:
-        findings = [*self._findings_so_far, *context.findings, *self._notices]
-        if ended.checksum_failure:
-            findings.append(Finding("page-checksum", f"the server reports: {ended.checksum_failure}", True))
-        if any(finding.kind == "page-checksum" for finding in findings):
-            self._job.report("looking at damaged pages")
-            findings.extend(
-                damaged_pages(self._repository, files, self._facts.block_size, findings, self._job)
-            )
-        if files.reused_bytes:
-            findings.append(
-                Finding(
-                    "resumed",
-                    f"{files.reused_bytes / 1e6:,.1f} MB of {files.size_bytes / 1e6:,.1f} MB had been stored by an "
-                    "interrupted run and were not stored again",
-                )
-            )
-        if not self._facts.data_checksums:
-            findings.append(
-                Finding("no-checksums", "the cluster has no data checksums: damaged pages cannot be noticed")
-            )
-        return findings
+    def _commit(self, manifest: Manifest) -> None:
+        self._job.report("committing")
+        self._lease.check()
+        self._check_objects(manifest)
+        failpoint("backup.checked")
+        self._repository.commit(manifest)
+        failpoint("backup.committed")
+        for liar in self._liars:
+            tell_on(self._repository, *liar)
+        _log.info(
+            "backup committed id=%s status=%s changes=%s size=%d stored=%d files=%d findings=%d seconds=%.1f",
+            manifest.backup_id,
+            manifest.status,
+            manifest.change_detection,
+            manifest.size_bytes,
+            manifest.stored_bytes,
+            manifest.files,
+            len(manifest.findings),
+            (manifest.finished_at - manifest.started_at).total_seconds(),
+        )
 
     def _check_objects(self, manifest: Manifest) -> None:
         """What the manifest names is there, at the last moment before it is told."""
@@ -293,61 +336,3 @@ class _Run:
                 hint="something else deletes here; find it, then take the backup again",
                 missing="; ".join(missing[:3]),
             )
-
-    def _manifest(
-        self,
-        receiver: Receiver,
-        started: Started,
-        ended: Ended,
-        files: StoredFiles,
-        wal_bytes: int,
-        context: ServerContext,
-        findings: list[Finding],
-    ) -> Manifest:
-        facts = self._facts
-        return Manifest(
-            backup_id=self._backup_id,
-            cluster=self._repository.cluster,
-            type=self._type,
-            method="physical",
-            parent_id=self._base.backup_id if self._base else None,
-            started_at=self._started_at,
-            finished_at=datetime.now(UTC),
-            size_bytes=files.size_bytes,
-            stored_bytes=files.stored_bytes + wal_bytes,
-            files=files.files,
-            start_lsn=started.lsn,
-            stop_lsn=ended.lsn,
-            timeline=started.timeline,
-            timeline_history=self._history,
-            wal_segment_size=facts.wal_segment_size,
-            system_identifier=facts.system_identifier,
-            server_version=facts.version,
-            block_size=facts.block_size,
-            data_checksums=facts.data_checksums,
-            change_detection="compare" if self._base else "none",
-            maps=files.maps,
-            packs=files.packs,
-            tablespaces=tuple(receiver.tablespaces),
-            external_config=context.external_config,
-            settings=context.settings,
-            findings=tuple(findings),
-            seconds=self._seconds,
-        )
-
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        begun = time.monotonic()
-        yield
-        self._seconds[phase] = time.monotonic() - begun
-
-
-def _healed(base: Base) -> Finding:
-    named = sorted(base.given_up)
-    more = f" and {len(named) - 3:,} more" if len(named) > 3 else ""
-    return Finding(
-        "healed",
-        "what the base has in damaged or missing objects was stored again; backups that name them stay damaged: "
-        + ", ".join(named[:3])
-        + more,
-    )

@@ -16,7 +16,7 @@ from pgproof.cli.text import Column, Table
 from pgproof.cli.via_prefect import create_via_prefect
 from pgproof.cli.waiting import wait_for
 from pgproof.errors import EngineError
-from pgproof.model.config import BackupType, VerifyLevel
+from pgproof.model.config import BackupType, ChangeDetection, VerifyLevel
 from pgproof.model.report import BackupInfo, VerificationSummary
 
 if TYPE_CHECKING:
@@ -31,6 +31,25 @@ def add_commands(commands: Subparsers) -> None:
     create_parser.add_argument("--type", choices=_TYPES, help="full unless configured otherwise")
     create_parser.add_argument(
         "--max-rate", metavar="KB", type=whole_number, help="limit the server's sending, kilobytes a second"
+    )
+    create_parser.add_argument(
+        "--change-detection",
+        choices=[str(way) for way in ChangeDetection],
+        help="how to find what changed: compare every page (the default), or trust the server's WAL summaries where "
+        "that is safe",
+    )
+    create_parser.add_argument(
+        "--from-standby",
+        dest="standby",
+        metavar="HOST[:PORT]",
+        help="read the files from this standby; the connection options name its primary",
+    )
+    create_parser.add_argument(
+        "--max-standby-lag",
+        dest="max_standby_lag_mb",
+        metavar="MB",
+        type=whole_number,
+        help="refuse a standby that is more WAL behind (1000)",
     )
     create_parser.add_argument(
         "--compression-level", metavar="N", type=whole_number, help="zstd level, 1 to 19 (3)"
@@ -60,7 +79,8 @@ def create(args: argparse.Namespace, screen: Screen) -> int:
             failure = error
     if failure is None:
         screen.document(info.to_json())
-    screen.say(f"Backup {info.backup_id} is complete ({info.type}, {info.status}).")
+    way = "" if info.change_detection == "none" else f" by {info.change_detection}"
+    screen.say(f"Backup {info.backup_id} is complete ({info.type}{way}, {info.status}).")
     rate = f", {text.size(info.size_bytes / info.seconds)}/s" if info.seconds > 0 else ""
     screen.figures(
         [

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pgproof.errors import PreconditionError
-from pgproof.model.config import BackupConfig, BackupType, PostgresConfig
+from pgproof.model.config import BackupConfig, BackupType, ChangeDetection, PostgresConfig
 
 # The variables BackupConfig.from_env reads; needed apart from it to see what the environment leaves open.
 VARIABLES = {
@@ -32,6 +32,8 @@ VARIABLES = {
     "BACKUP_COMPRESSION": "compression",
     "BACKUP_ENCRYPTION": "encryption",
     "BACKUP_RETENTION_DAYS": "retention_days",
+    "BACKUP_CHANGE_DETECTION": "change_detection",
+    "BACKUP_STANDBY": "standby",
 }
 _PLACE = frozenset({"repository_url", "backup_dir", "s3_bucket"})
 _PASSPHRASE = frozenset({"passphrase", "passphrase_file"})
@@ -143,7 +145,16 @@ def _backup(args: argparse.Namespace, environ: Mapping[str, str], table: Mapping
         **(repository_place(args.repository) if args.repository else {}),
         **{
             name: getattr(args, name, None)
-            for name in ("max_rate", "compression_level", "bin_dir", "encryption", "passphrase")
+            for name in (
+                "max_rate",
+                "compression_level",
+                "change_detection",
+                "standby",
+                "max_standby_lag_mb",
+                "bin_dir",
+                "encryption",
+                "passphrase",
+            )
         },
     }
     return BackupConfig.from_mapping(layered(table, from_environment, given))
@@ -169,6 +180,8 @@ def _check_types(tables: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 def _fits(value: object, annotation: str) -> bool:
     if annotation == "BackupType":
         return value in set(BackupType)
+    if annotation == "ChangeDetection":
+        return value in set(ChangeDetection)
     if annotation.startswith("Mapping"):
         return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
     wanted = {"str": str, "int": int, "bool": bool}[annotation.partition(" ")[0]]

@@ -24,6 +24,13 @@ class BackupType(StrEnum):
     INCREMENTAL = "incremental"
 
 
+class ChangeDetection(StrEnum):
+    """How unchanged pages are found: by comparing all of them, or by the server's WAL summaries."""
+
+    COMPARE = "compare"
+    SUMMARIES = "summaries"
+
+
 class VerifyLevel(StrEnum):
     """How far a verification goes; each level includes the ones before it."""
 
@@ -151,6 +158,9 @@ class BackupConfig:
     a second (32 to 1048576, PostgreSQL's BASE_BACKUP MAX_RATE). `bin_dir` is searched first for
     PostgreSQL's programs; `scratch_dir` and `scratch_user` are where and as whom scratch servers run, and
     `checks` what a full verification asks them. `s3_options` are further obstore S3 settings.
+    `change_detection` is how backups that build on others find what changed; "summaries" (PostgreSQL 17 and
+    later) is given up for "compare" wherever it would not be safe. `standby` ("host" or "host:port") sends the files
+    in place of the primary, which is asked all the same, unless it is more than `max_standby_lag_mb` of WAL behind.
     """
 
     backup_dir: str | None = None
@@ -177,6 +187,9 @@ class BackupConfig:
     scratch_dir: str | None = None
     scratch_user: str | None = None
     checks: tuple[UserCheck, ...] = ()
+    change_detection: ChangeDetection = ChangeDetection.COMPARE
+    standby: str | None = None
+    max_standby_lag_mb: int = 1000
 
     def __post_init__(self) -> None:
         if not _CLUSTER_NAME.match(self.cluster):
@@ -241,6 +254,8 @@ class BackupConfig:
             "compression": _switch(environ, "BACKUP_COMPRESSION"),
             "encryption": _switch(environ, "BACKUP_ENCRYPTION"),
             "retention_days": _number(environ, "BACKUP_RETENTION_DAYS"),
+            "standby": environ.get("BACKUP_STANDBY") or None,
+            "change_detection": _change_detection(environ.get("BACKUP_CHANGE_DETECTION", "").strip() or None),
         }
         values.update({key: value for key, value in overrides.items() if value is not None})
         return cls(**{key: value for key, value in values.items() if value is not None})
@@ -259,6 +274,8 @@ class BackupConfig:
         rest = dict(values)
         if "backup_type" in rest:
             rest["backup_type"] = _backup_type(rest["backup_type"])
+        if "change_detection" in rest:
+            rest["change_detection"] = _change_detection(rest["change_detection"])
         if "checks" in rest:
             rest["checks"] = tuple(_user_check(check) for check in rest["checks"])
         return cls(**rest)
@@ -270,6 +287,17 @@ def _backup_type(value: Any) -> BackupType:
     except ValueError as error:
         raise PreconditionError(
             "unknown type of backup", hint=f"use {', '.join(BackupType)}", backup_type=value
+        ) from error
+
+
+def _change_detection(value: Any) -> ChangeDetection | None:
+    try:
+        return None if value is None else ChangeDetection(value)
+    except ValueError as error:
+        raise PreconditionError(
+            "unknown way to find what changed",
+            hint=f"use {' or '.join(ChangeDetection)}",
+            change_detection=value,
         ) from error
 
 

@@ -73,6 +73,17 @@ class ExternalConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Standby:
+    """The standby that sent the files: how far its replay was behind the primary when the backup began."""
+
+    host: str
+    lag_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"host": self.host, "lag_bytes": self.lag_bytes}
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     backup_id: str
     cluster: str
@@ -101,6 +112,10 @@ class Manifest:
     findings: tuple[Finding, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     timeline_history: bytes = b""
+    # Of a backup by summaries: how many pages of incremental files were sent, inherited and taken for zeros.
+    pages: dict[str, int] = field(default_factory=dict)
+    # Of a backup from a standby: how far that one's replay was behind, in bytes.
+    standby: Standby | None = None
 
     @property
     def status(self) -> str:
@@ -180,6 +195,8 @@ class Manifest:
             ],
             "settings": self.settings,
             "seconds": {phase: round(seconds, 3) for phase, seconds in self.seconds.items()},
+            "pages": self.pages,
+            "standby": None if self.standby is None else self.standby.to_json(),
         }
 
     @classmethod
@@ -238,6 +255,9 @@ class Manifest:
                     for f in value["findings"]
                 ),
                 seconds={_text(k): _seconds(v) for k, v in value["seconds"].items()},
+                # Missing in manifests of the first writers of this format.
+                pages={_text(k): _count(v) for k, v in value.get("pages", {}).items()},
+                standby=_standby(value.get("standby")),
             )
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             reason = repr(error)[:_REASON_SHOWN]
@@ -265,6 +285,10 @@ def _check(manifest: Manifest) -> None:
         or not _MAJOR.match(manifest.server_version)
     ):
         raise DataError("a manifest does not hold what it should", backup=manifest.backup_id)
+
+
+def _standby(value: Any) -> Standby | None:
+    return None if value is None else Standby(_text(value["host"]), _count(value["lag_bytes"]))
 
 
 def _b64(data: bytes) -> str:

@@ -20,15 +20,16 @@ TABLESPACE_MAP = b"tablespace_map"
 SERVER_MANIFEST = b"backup_manifest"
 CONTROL_FILE = b"global/pg_control"
 AUTO_CONF = b"postgresql.auto.conf"
+SIGNAL_FILES = frozenset((b"standby.signal", b"recovery.signal"))
 _FILENODE_MAGIC = 0x592717
 _START = re.compile(rb"^START WAL LOCATION: ([0-9A-F]{1,8}/[0-9A-F]{1,8}) ", re.MULTILINE)
-_MAX_KEPT = 1 << 20
+MOST_READ = 1 << 20
 
 
 def worth_reading(path: bytes, size: int) -> bool:
     """Whether a file is small and tells something about itself."""
     name = path.rpartition(b"/")[2]
-    return size <= _MAX_KEPT and (
+    return size <= MOST_READ and (
         path in (BACKUP_LABEL, CONTROL_FILE, AUTO_CONF) or name in (b"PG_VERSION", b"pg_filenode.map")
     )
 
@@ -56,6 +57,13 @@ def label_start(content: bytes) -> Lsn:
     if found is None:
         raise DataError("the backup_label names no start position")
     return Lsn.parse(found[1].decode())
+
+
+def without_incremental_lines(label: bytes) -> bytes:
+    """A backup_label without what says that the backup is incremental: PostgreSQL would not start on it."""
+    return b"".join(
+        line for line in label.splitlines(keepends=True) if not line.startswith(b"INCREMENTAL FROM ")
+    )
 
 
 def _filenode_map(content: bytes) -> str:

@@ -22,11 +22,15 @@ from pgproof.postgres.connection import lost, result_error, rows_of
 
 @dataclass(frozen=True, slots=True)
 class BackupOptions:
-    """`label` is shown in backup_label; `max_rate` is in kilobytes a second."""
+    """`label` is shown in backup_label; `max_rate` is in kilobytes a second.
+
+    With `incremental` only blocks are sent that changed since the backup whose manifest was uploaded.
+    """
 
     label: str
     fast_checkpoint: bool = True
     max_rate: int | None = None
+    incremental: bool = False
 
     def command(self) -> str:
         checkpoint = "fast" if self.fast_checkpoint else "spread"
@@ -43,6 +47,8 @@ class BackupOptions:
             "MANIFEST_CHECKSUMS 'CRC32C'",
             "VERIFY_CHECKSUMS true",
         ]
+        if self.incremental:
+            options.append("INCREMENTAL true")
         if self.max_rate is not None:
             options.append(f"MAX_RATE {self.max_rate}")
         return f"BASE_BACKUP ({', '.join(options)})"

@@ -200,12 +200,23 @@ class WalStream:
         failpoint("wal.confirmed")
 
 
+def reserved_from(pgconn: pq.abc.PGconn, slot: str, otherwise: Lsn) -> Lsn:
+    """From where on a slot keeps WAL; `slot` is a name of our code."""
+    (row,) = command(pgconn, f"READ_REPLICATION_SLOT {slot}", "READ_REPLICATION_SLOT")
+    position = row.get("restart_lsn")
+    return Lsn.parse(position.decode()) if position else otherwise
+
+
 @contextmanager
-def stream_wal(config: PostgresConfig, sink_for: SinkFactory) -> Iterator[tuple[WalStream, SystemIdentity]]:
+def stream_wal(
+    config: PostgresConfig, sink_for: SinkFactory, *, from_reserved: bool = False
+) -> Iterator[tuple[WalStream, SystemIdentity]]:
     """Reserve WAL with a temporary slot, then stream it from the current segment on.
 
     `sink_for(identity, start, segment_size)` makes the sink; streaming begins at the segment boundary
     below the server's position, which the slot keeps. The slot is gone when the block ends.
+    A backup of a standby begins at its last restart point, which lies behind it: with `from_reserved` streaming
+    begins where the slot does, which is that point.
     """
     connection = connect_replication(config, name="pgproof_wal")
     try:
@@ -217,7 +228,8 @@ def stream_wal(config: PostgresConfig, sink_for: SinkFactory) -> Iterator[tuple[
         create_temporary_slot(pgconn, slot)
         failpoint("wal.slot")
         identity = identify_system(pgconn)
-        start = identity.position.segment_start(segment_size)
+        first = reserved_from(pgconn, slot, identity.position) if from_reserved else identity.position
+        start = first.segment_start(segment_size)
         # A flush position would make us a candidate where the list has "*": commits would wait for us.
         claim_flush = "*" not in standbys and "pgproof" not in standbys
         stream = WalStream(connection, sink_for(identity, start, segment_size), claim_flush)

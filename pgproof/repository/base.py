@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pgproof.errors import DataError
-from pgproof.model.filemap import ZEROS, FileEntry, Segment, numbers_of
+from pgproof.model.filemap import ZEROS, FileEntry, Runs, Segment, numbers_of
 from pgproof.model.manifest import Manifest
 from pgproof.repository.bucket import ObjectInfo
 from pgproof.repository.repository import Repository
@@ -34,7 +34,8 @@ PackName = tuple[str, int]
 
 
 class OldPages(NamedTuple):
-    """Where some pages of a file lie, page by page: the owner's number (NOWHERE for none), pack, page; and tags."""
+    """Where some pages of a file lie, page by page: the owner's number (NOWHERE for none, ZEROS for pages of zeros,
+    which lie nowhere), pack, page; and tags."""
 
     owner: _Words
     pack: _Words
@@ -52,13 +53,23 @@ class OldRun(NamedTuple):
 
 
 class OldFile:
-    """One file of the earlier backup."""
+    """One file of the earlier backup; `length` is its number of pages."""
 
     def __init__(self, base: Base, segment: Segment, entry: FileEntry, owners: list[int]) -> None:
+        self.path = entry.path
         self._base = base
         self._runs = segment.runs_of(entry)
         self._firsts = self._runs["file_page"]
         self._owners = owners
+        self.length = int(self._runs["pages"].sum(dtype=np.int64))
+
+    def all_runs(self) -> Runs:
+        """Every run of the file, with owners by their numbers here; ZEROS stays."""
+        runs = self._runs.copy()
+        numbers = np.array([*self._owners, 0], np.uint32)
+        real = runs["owner"] != ZEROS
+        runs["owner"][real] = numbers[runs["owner"][real]]
+        return runs
 
     def run_of(self, first: int, count: int) -> OldRun | None:
         """The pages from `first` on if they lie behind one another: the common case, and many times cheaper."""
@@ -87,7 +98,11 @@ class OldFile:
             if run_first >= first + count:
                 break
             begin, end = max(run_first, first), min(run_first + run_pages, first + count)
-            if begin >= end or run_owner == ZEROS:
+            if begin >= end:
+                continue
+            if run_owner == ZEROS:
+                old.owner[begin - first : end - first] = ZEROS
+                old.tags[begin - first : end - first] = self._base.zero_tag
                 continue
             owner = self._owners[run_owner]
             tags = self._base.tags(owner, pack)
@@ -129,6 +144,8 @@ class Base:
         self._coming: dict[tuple[int, int], Future[_Tags | None]] = {}
         self._tags: OrderedDict[tuple[int, int], _Tags | None] = OrderedDict()
         self._tag_bytes = 0
+        digest = repository.hashes.page_digests(bytes(manifest.block_size), manifest.block_size)
+        self.zero_tag = np.frombuffer(digest, "<u8", 1)[0]
         self._reader = ThreadPoolExecutor(_READ_AHEAD + 1, thread_name_prefix="pgproof-base")
 
     def file(self, path: bytes) -> OldFile | None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pgproof.model.filemap import ZEROS
 from pgproof.repository.base import NOWHERE, OldFile, OldPages, OldRun
 from pgproof.repository.frame_slots import FRAME_SIZE, SMALLEST_PAGE
 
@@ -55,7 +56,7 @@ class Compared(NamedTuple):
                 np.flatnonzero(
                     (np.diff(owner[begin:end]) != 0)
                     | (np.diff(pack[begin:end]) != 0)
-                    | (np.diff(page[begin:end].astype(np.int64)) != 1)
+                    | ((np.diff(page[begin:end].astype(np.int64)) != 1) & (owner[begin + 1 : end] != ZEROS))
                 )
                 + begin
                 + 1

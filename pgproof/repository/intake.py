@@ -10,12 +10,15 @@ from array import array
 from dataclasses import dataclass
 
 import crc32c
+import numpy as np
+import numpy.typing as npt
 
 from pgproof.errors import DataError
 from pgproof.failpoints import failpoint
 from pgproof.model.filemap import (
     DIRECTORY,
     FILE,
+    Runs,
     SegmentBuilder,
     bitmap_of,
     check_path,
@@ -27,6 +30,7 @@ from pgproof.model.manifest import MapRef
 from pgproof.repository.base import Base, OldFile
 from pgproof.repository.comparing import Member
 from pgproof.repository.frame_slots import FRAME_SIZE, Slot
+from pgproof.repository.rebuild import Patch
 from pgproof.repository.repository import Repository
 from pgproof.repository.resume import OWN
 from pgproof.repository.writer import PackWriter
@@ -76,7 +80,7 @@ class FileIntake:
         self._repository = repository
         self._writer = writer
         self._owners = owners
-        self._page_size = page_size
+        self.page_size = page_size
         self._base = base
         self._old: OldFile | None = None
         self._paths: list[bytes] = []
@@ -84,7 +88,14 @@ class FileIntake:
         self._sizes = array("Q")
         self._modes = array("H")
         self._crcs = array("I")
+        # What came under another name or with other bytes than are stored: path, size and CRC32C as sent.
+        self._sent: dict[int, tuple[bytes, int, int]] = {}
+        self._skipped: set[bytes] = set()
         self._shared: _Filling | None = None
+        # Changed blocks of incremental files: those of the current one, how many of them are in frames, and the frame.
+        self._blocks: npt.NDArray[np.uint32] | None = None
+        self._blocks_done = 0
+        self._changed: _Filling | None = None
         # Where the current file goes, how much of it is still to come, and its page that comes next in a frame.
         self._filling: _Filling | None = None
         self._left = 0
@@ -94,13 +105,41 @@ class FileIntake:
     def directory(self, path: bytes, mode: int) -> None:
         self._add(path, DIRECTORY, 0, mode)
 
+    def skip_empty(self, path: bytes) -> None:
+        """An empty file that is sent and does not belong to the backup."""
+        self._skipped.add(path)
+
     def begin(self, path: bytes, size: int, mode: int) -> None:
         self._add(path, FILE, size, mode)
-        self._left, self._page, self._crc, self._filling = size, 0, 0, None
+        self._left, self._page, self._crc, self._filling, self._blocks = size, 0, 0, None, None
         if self._base is not None:
             self._old = self._base.file(path)
         if 0 < size < FRAME_SIZE:
-            self._filling = self._shared_frame(-(-size // self._page_size) * self._page_size)
+            self._filling = self._shared_frame(-(-size // self.page_size) * self.page_size)
+
+    def begin_patch(self, path: bytes, mode: int, sent: tuple[bytes, int], head: bytes, patch: Patch) -> None:
+        """The file comes as the changed blocks of `patch`; `sent` are name and size as they come, behind `head`."""
+        name, size = sent
+        self._add(path, FILE, patch.pages * self.page_size, mode)
+        self.put_runs(len(self._paths) - 1, patch.runs)
+        self._left, self._filling = size - len(head), None
+        self._crc = crc32c.crc32c(head)
+        self._blocks, self._blocks_done = patch.sent, 0
+        self.sent_as(name, size, self._crc)
+        if self._changed is not None and self._cuts_at_path() and self._changed.used >= _LEAST_SHARED:
+            self._put_changed()
+
+    def next_file(self) -> int:
+        """The number of the file that is begun next."""
+        return len(self._paths)
+
+    def put_runs(self, number: int, runs: Runs) -> None:
+        """Pages of file `number` that lie somewhere already."""
+        self._writer.runs.extend(number, runs)
+
+    def sent_as(self, path: bytes, size: int, crc: int) -> None:
+        """The last file came under this name, with this size and checksum."""
+        self._sent[len(self._paths) - 1] = path, size, crc
 
     def data(self, piece: memoryview) -> None:
         """Content of the file that was begun; its last piece ends it."""
@@ -109,6 +148,9 @@ class FileIntake:
         self._left -= len(piece)
         if self._left < 0:
             raise DataError("a file has more bytes than announced", path=printable(self._paths[-1]))
+        if self._blocks is not None:
+            self._blocks_come(piece, self._blocks)
+            return
         while piece:
             filling = self._filling
             if filling is None:
@@ -123,9 +165,13 @@ class FileIntake:
             self._end()
 
     def checksum_of(self) -> dict[bytes, tuple[int, int]]:
-        """Size and CRC32C of every file, by path."""
-        files = range(len(self._paths))
-        return {self._paths[n]: (self._sizes[n], self._crcs[n]) for n in files if self._kinds[n] == FILE}
+        """Size and CRC32C of every file as it was sent, by the path under which it came."""
+        found = dict.fromkeys(self._skipped, (0, 0))
+        for n, path in enumerate(self._paths):
+            if self._kinds[n] == FILE:
+                name, size, crc = self._sent.get(n) or (path, self._sizes[n], self._crcs[n])
+                found[name] = size, crc
+        return found
 
     @property
     def size_bytes(self) -> int:
@@ -134,6 +180,7 @@ class FileIntake:
     def finish(self, job: Job) -> StoredFiles:
         """Make everything durable, then the map. Nothing names the packs before they are stored."""
         self._put_shared()
+        self._put_changed()
         packs = self._writer.finish()
         failpoint("map.begun")
         maps, map_bytes = self._store_maps(job)
@@ -145,7 +192,7 @@ class FileIntake:
             packs=self._named_packs(),
             size_bytes=self.size_bytes,
             stored_bytes=sum(packs.values()) + map_bytes,
-            reused_bytes=reused * self._page_size,
+            reused_bytes=reused * self.page_size,
             files=sum(kind == FILE for kind in self._kinds),
         )
 
@@ -164,17 +211,44 @@ class FileIntake:
         filling, self._filling = self._filling, None
         if filling is None:
             return
-        whole = -(-filling.used // self._page_size) * self._page_size
+        whole = -(-filling.used // self.page_size) * self.page_size
         filling.slot.content[filling.used : whole] = bytes(whole - filling.used)
         filling.used = whole
         if filling is self._shared:
-            pages = -(-self._sizes[-1] // self._page_size)
+            pages = -(-self._sizes[-1] // self.page_size)
             filling.members.append(Member(len(self._paths) - 1, 0, pages, self._old))
         else:
             self._put_own(filling)
 
+    def _blocks_come(self, piece: memoryview, blocks: npt.NDArray[np.uint32]) -> None:
+        """Changed blocks go into frames that files share, one behind the other."""
+        while piece:
+            filling = self._changed
+            if filling is None:
+                filling = self._changed = _Filling(self._writer.slot(), 0, [])
+            taken = min(FRAME_SIZE - filling.used, len(piece))
+            before = filling.used // self.page_size
+            filling.slot.content[filling.used : filling.used + taken] = piece[:taken]
+            filling.used += taken
+            piece = piece[taken:]
+            whole = filling.used // self.page_size - before
+            file = len(self._paths) - 1
+            for block in blocks[self._blocks_done : self._blocks_done + whole].tolist():
+                filling.members.append(Member(file, block, 1))
+            self._blocks_done += whole
+            if filling.used == FRAME_SIZE:
+                self._put_changed()
+        if self._left == 0:
+            name, size, _crc = self._sent[len(self._paths) - 1]
+            self.sent_as(name, size, self._crc)
+
+    def _put_changed(self) -> None:
+        if self._changed is not None:
+            self._writer.put(self._changed.slot, self._changed.members, cuts=self._changed.cuts)
+            self._changed = None
+
     def _put_own(self, filling: _Filling) -> None:
-        pages = filling.used // self._page_size
+        pages = filling.used // self.page_size
         cuts = self._page == 0 and self._cuts_at_path()
         member = Member(len(self._paths) - 1, self._page, pages, self._old)
         self._writer.put(filling.slot, [member], cuts=cuts)

@@ -5,6 +5,7 @@ Rows beyond a bounded number wait in a file without a name, sorted; then one fil
 
 from __future__ import annotations
 
+import mmap
 import tempfile
 from array import array
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pgproof.errors import TransientError
-from pgproof.model.filemap import RUN_TYPE, Runs
+from pgproof.model.filemap import RUN_TYPE, ZEROS, Runs
 
 ROWS_IN_MEMORY = 1 << 19
+_FORGET_EVERY = 16 << 20
 _COLUMNS = 6
 _FILE, _FILE_PAGE, _PAGES, _OWNER, _PACK, _PACK_PAGE = range(_COLUMNS)
+_RUN_NAMES = ("file_page", "pages", "owner", "pack", "pack_page")
 _Table = npt.NDArray[np.uint32]
 
 
@@ -28,6 +31,12 @@ class _Chunk:
     columns: _Table
     first: int
     last: int
+    memory: mmap.mmap | None = None
+
+    def forget(self) -> None:
+        """What was read of the file is not kept in this process's memory."""
+        if self.memory is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self.memory.madvise(mmap.MADV_DONTNEED)
 
 
 class RunTable:
@@ -39,6 +48,7 @@ class RunTable:
         # Where the last row of each owner begins: what follows it without a break makes it longer.
         self._last: dict[int, int] = {}
         self._chunks: list[_Chunk] = []
+        self._read = 0
         self._packs: dict[int, set[int]] = {}
         self._pages: dict[int, int] = {}
 
@@ -62,6 +72,22 @@ class RunTable:
         self._last[owner] = len(rows)
         rows.extend((file, file_page, pages, owner, pack, pack_page))
 
+    def extend(self, file: int, runs: Runs) -> None:
+        """Add many runs of one file at once; their owners are the caller's numbers, or ZEROS."""
+        if not len(runs):
+            return
+        if len(self._rows) >= self._most:
+            self._spool()
+        table = np.empty((len(runs), _COLUMNS), np.uint32)
+        table[:, _FILE] = file
+        for name, column in zip(_RUN_NAMES, range(_FILE_PAGE, _COLUMNS), strict=True):
+            table[:, column] = runs[name]
+        self._rows.frombytes(table.tobytes())
+        for owner in np.unique(runs["owner"]).tolist():
+            its = runs["owner"] == owner
+            self._pages[owner] = self._pages.get(owner, 0) + int(runs["pages"][its].sum(dtype=np.int64))
+            self._packs.setdefault(owner, set()).update(np.unique(runs["pack"][its]).tolist())
+
     def finish(self) -> None:
         if self._rows:
             self._chunks.append(_chunk(self._take_rows()))
@@ -82,6 +108,11 @@ class RunTable:
                 start, end = np.searchsorted(chunk.columns[_FILE], [file, file + 1])
                 parts.append(chunk.columns[:, start:end])
         table = np.concatenate(parts, axis=1) if parts else np.empty((_COLUMNS, 0), np.uint32)
+        self._read += table.nbytes
+        if self._read > _FORGET_EVERY:
+            self._read = 0
+            for chunk in self._chunks:
+                chunk.forget()
         if len(parts) > 1:
             table = table[:, np.argsort(table[_FILE_PAGE], kind="stable")]
         return _as_runs(_joined(table))
@@ -97,18 +128,19 @@ class RunTable:
             with tempfile.TemporaryFile() as file:
                 rows.tofile(file)
                 file.flush()
-                mapped = np.memmap(file, np.uint32, "r", shape=rows.shape)
+                memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                mapped = np.frombuffer(memory, np.uint32).reshape(rows.shape)
         except OSError as error:
             raise TransientError(
                 "the map of the backup does not fit into the temporary directory",
                 hint=f"make room in {tempfile.gettempdir()}, or name a larger directory in TMPDIR",
                 reason=error.strerror,
             ) from error
-        self._chunks.append(_chunk(mapped))
+        self._chunks.append(_chunk(mapped, memory))
 
 
-def _chunk(rows: _Table) -> _Chunk:
-    return _Chunk(rows, int(rows[_FILE, 0]), int(rows[_FILE, -1]))
+def _chunk(rows: _Table, memory: mmap.mmap | None = None) -> _Chunk:
+    return _Chunk(rows, int(rows[_FILE, 0]), int(rows[_FILE, -1]), memory)
 
 
 def _joined(table: _Table) -> _Table:
@@ -119,7 +151,7 @@ def _joined(table: _Table) -> _Table:
     continues = (
         (before[_OWNER] == after[_OWNER])
         & (before[_PACK] == after[_PACK])
-        & (before[_PACK_PAGE] + before[_PAGES] == after[_PACK_PAGE])
+        & ((before[_PACK_PAGE] + before[_PAGES] == after[_PACK_PAGE]) | (before[_OWNER] == ZEROS))
     )
     starts = np.flatnonzero(np.concatenate([[True], ~continues]))
     joined = np.array(table[:, starts])
@@ -129,7 +161,6 @@ def _joined(table: _Table) -> _Table:
 
 def _as_runs(table: _Table) -> Runs:
     runs = np.empty(table.shape[1], RUN_TYPE)
-    names = ("file_page", "pages", "owner", "pack", "pack_page")
-    for name, column in zip(names, range(_FILE_PAGE, _COLUMNS), strict=True):
+    for name, column in zip(_RUN_NAMES, range(_FILE_PAGE, _COLUMNS), strict=True):
         runs[name] = table[column]
     return runs

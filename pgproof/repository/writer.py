@@ -15,6 +15,7 @@ from typing import Self
 
 from pgproof.failpoints import failpoint
 from pgproof.model.job import Job
+from pgproof.repository.audit import Audit
 from pgproof.repository.comparing import Member, compare
 from pgproof.repository.compression import Codec
 from pgproof.repository.frame_slots import DIGEST_LENGTH, FRAME_SIZE, Slot
@@ -58,7 +59,7 @@ class PackWriter:
 
     Fill a `slot`, then `put` it. Both may wait for earlier frames and packs, and raise what went wrong with them.
     With `compares`, pages that their member's old file has are not stored again, and neither is a frame that is
-    among `known`. Use as a context manager, from one thread.
+    among `known`; those that differ are shown to `audit`. Use as a context manager, from one thread.
     """
 
     def __init__(
@@ -71,12 +72,14 @@ class PackWriter:
         job: Job,
         *,
         compares: bool = False,
+        audit: Audit | None = None,
     ) -> None:
         self.runs = RunTable()
         self._repository = repository
         self._backup_id = backup_id
         self._page_size = page_size
         self._known = known
+        self._audit = audit
         self._job = job
         self._workers = FrameWorkers(repository.hashes.page_key, page_size, level, job)
         self._judges = compares or bool(known.owners)
@@ -158,6 +161,9 @@ class PackWriter:
         if pending.cuts and self._gathering is not None and self._gathering.pages >= _LEAST_GATHERED:
             self._gathering = self._put_gathered(self._gathering)
         compared = compare(pending.members, pending.digests)
+        if self._audit is not None:
+            for each in compared:
+                self._audit.look(each, pending.slot.content)
         if any(each.unchanged or each.same.any() for each in compared):
             for each in compared:
                 for run in each.kept():

@@ -34,9 +34,12 @@ def test_nothing_given_is_the_defaults() -> None:
 @pytest.mark.parametrize("variable", VARIABLES)
 def test_the_variables_are_those_the_engine_reads(variable: str) -> None:
     field = VARIABLES[variable]
-    value = {"BACKUP_COMPRESSION": "off", "BACKUP_ENCRYPTION": "off", "BACKUP_RETENTION_DAYS": "7"}.get(
-        variable, "value"
-    )
+    value = {
+        "BACKUP_COMPRESSION": "off",
+        "BACKUP_ENCRYPTION": "off",
+        "BACKUP_RETENTION_DAYS": "7",
+        "BACKUP_CHANGE_DETECTION": "summaries",
+    }.get(variable, "value")
     read, default = BackupConfig.from_env({variable: value}), BackupConfig.from_env({})
     changed = {
         f.name for f in dataclasses.fields(BackupConfig) if getattr(read, f.name) != getattr(default, f.name)

@@ -64,6 +64,13 @@ def test_a_backup_and_its_verification_run_and_are_reported(stack: Stack) -> Non
     assert run["name"].startswith("main-full-20")
     assert "| Status | ✓ ok |" in stack.artifact("backup-main")
 
+    stack.prefect(
+        "deployment", "run", "backup/hourly-incremental", "-p", "change_detection=summaries", "--watch"
+    )
+    # The server of these tests makes no summaries: the backup is there all the same, and the report says why.
+    report = stack.artifact("backup-main")
+    assert "| Changes found by | compare |" in report and "summarize_wal is off" in report
+
     stack.prefect("deployment", "run", "verify/daily", "--watch")
     assert "**Proven" in stack.artifact("verify-main")
 
@@ -79,7 +86,17 @@ def test_a_backup_and_its_verification_run_and_are_reported(stack: Stack) -> Non
 def test_bootstrapping_and_deploying_again_changes_nothing(stack: Stack) -> None:
     before = _deployments(stack)
     stack.run("deployments/bootstrap.py")
-    assert _deployments(stack) == before == [("cluster", 0), ("daily", 2), ("daily-full", 1), ("often", 1)]
+    assert (
+        _deployments(stack)
+        == before
+        == [
+            ("cluster", 0),
+            ("daily", 2),
+            ("daily-full", 1),
+            ("hourly-incremental", 1),
+            ("often", 1),
+        ]
+    )
 
 
 def test_the_schedules_make_runs(stack: Stack) -> None:
@@ -87,7 +104,9 @@ def test_the_schedules_make_runs(stack: Stack) -> None:
         runs = stack.post("/flow_runs/filter", {"flow_runs": {"state": {"name": {"any_": ["Scheduled"]}}}})
         return {run["parameters"].get("type") or run["parameters"]["level"] for run in runs}
 
-    machine.wait_until(lambda: scheduled() >= {"full", "start"}, "runs of the cron schedules", timeout=120)
+    machine.wait_until(
+        lambda: scheduled() >= {"full", "incremental", "start"}, "runs of the cron schedules", timeout=120
+    )
 
 
 def test_a_cancelled_backup_leaves_nothing_behind(stack: Stack, cluster: Cluster, repository: Path) -> None:

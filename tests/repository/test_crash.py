@@ -19,8 +19,9 @@ from pgproof.actions.opening import open_repository
 from pgproof.actions.take_backup import take_backup
 from pgproof.actions.verify_backup import verify_backup
 from pgproof.errors import ConflictError, PreconditionError
-from pgproof.model.config import BackupConfig, BackupType, PostgresConfig, VerifyLevel
+from pgproof.model.config import BackupConfig, BackupType, ChangeDetection, PostgresConfig, VerifyLevel
 from pgproof.model.job import Job
+from pgproof.model.report import BackupInfo
 from pgproof.repository.catalog import list_backups
 from tests.repository.places import new_repository
 from tests.support.faults import run_armed
@@ -34,6 +35,18 @@ def source() -> Iterator[Cluster]:
     with Cluster(18, initdb_args=("--wal-segsize=1",)) as cluster:
         cluster.psql("CREATE TABLE facts AS SELECT g, md5(g::text) FROM generate_series(1, 1000) g")
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def summarizing() -> Iterator[Cluster]:
+    settings = {"summarize_wal": True, "autovacuum": False}
+    with Cluster(18, initdb_args=("--wal-segsize=1",), settings=settings) as cluster:
+        cluster.psql("CREATE TABLE facts AS SELECT g, md5(g::text) FROM generate_series(1, 1000) g")
+        yield cluster
+
+
+def add_to(postgres: PostgresConfig, config: BackupConfig) -> BackupInfo:
+    return take_backup(postgres, config, BackupType.INCREMENTAL, Job())
 
 
 def back_up(postgres: PostgresConfig, config: BackupConfig) -> str:
@@ -73,6 +86,46 @@ def test_a_backup_killed_after_each_storage_call(source: Cluster, work_dir: Path
     assert len(left_behind) > 1
     assert whole(config, left_behind[0], VerifyLevel.START)
     assert all(whole(config, backup_id) for backup_id in expected)
+
+
+@pytest.mark.parametrize("way", ChangeDetection)
+def test_an_incremental_killed_after_storage_calls(
+    summarizing: Cluster, work_dir: Path, way: ChangeDetection
+) -> None:
+    """Whatever is left is whole, the base stays whole, and the next run succeeds, in the way that was asked for."""
+    config = new_repository(work_dir / "repo", change_detection=way)
+    back_up(summarizing.config(), config)
+    ended = False
+    for number in itertools.count(3, 13):
+        summarizing.psql(f"UPDATE facts SET md5 = 'a' WHERE g % {number} = 0")
+        before = listed(config)
+        status = run_armed(f"bucket.*@{number}=kill", add_to, summarizing.config(), config)
+        new = [backup_id for backup_id in listed(config) if backup_id not in before]
+        assert len(new) <= 1 and all(whole(config, backup_id) for backup_id in new)
+        if status == 0:
+            ended = True
+            break
+        assert status == KILLED
+        info = add_to(summarizing.config(), config)
+        assert info.change_detection == way, info.findings
+    assert ended and number > 20, "the failpoints were not passed"
+    ids = listed(config)
+    assert all(whole(config, backup_id) for backup_id in ids)
+    assert whole(config, ids[-1], VerifyLevel.START)
+
+
+@pytest.mark.parametrize(
+    "point", ["backup.based", "base.asked", "receive.complete", "backup.received", "backup.mapped"]
+)
+def test_an_incremental_by_summaries_killed_on_its_way(
+    summarizing: Cluster, work_dir: Path, point: str
+) -> None:
+    config = new_repository(work_dir / "repo", change_detection=ChangeDetection.SUMMARIES)
+    full = back_up(summarizing.config(), config)
+    assert run_armed(f"{point}=kill", add_to, summarizing.config(), config) == KILLED
+    assert listed(config) == [full]
+    info = add_to(summarizing.config(), config)
+    assert info.change_detection == "summaries" and whole(config, info.backup_id)
 
 
 def test_staging_files_of_the_dead_are_in_nobodys_way(source: Cluster, work_dir: Path) -> None:

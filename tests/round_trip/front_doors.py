@@ -49,8 +49,14 @@ class FrontDoors:
     def init(self) -> None:
         asyncio.run(self.manager().init_repository())
 
-    def backup(self, *, progress: ProgressCallback = no_progress, **changes: Any) -> BackupInfo:
-        return asyncio.run(self.manager(**changes).create_backup(BackupType.FULL, progress=progress))
+    def backup(
+        self,
+        backup_type: BackupType = BackupType.FULL,
+        *,
+        progress: ProgressCallback = no_progress,
+        **changes: Any,
+    ) -> BackupInfo:
+        return asyncio.run(self.manager(**changes).create_backup(backup_type, progress=progress))
 
     def backups(self, **changes: Any) -> list[str]:
         """The ids of all listed backups."""
