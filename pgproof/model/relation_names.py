@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Self
 
 from pgproof.model.harm_scan import LARGE_OBJECTS, Suspect
 from pgproof.model.wal_changes import RelationFile
 
 _TABLES = frozenset("rmp")
+
+
+class NamesFrom(StrEnum):
+    """Who is asked for names."""
+
+    AUTO = "auto"
+    SERVER = "server"
+    BACKUP = "backup"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
