@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
@@ -22,6 +22,13 @@ def publish_report(kind: str, cluster: str, markdown: str, description: str) -> 
     # File names that are no UTF-8 reach us with surrogates, which JSON cannot carry.
     markdown = markdown.encode(errors="replace").decode()
     if _attempt(f"the report {key}", lambda: create_markdown_artifact(markdown, key, description)):
+        get_run_logger().info("the report is the artifact %s", key)
+
+
+def publish_table(kind: str, cluster: str, rows: list[dict[str, str]], description: str) -> None:
+    """Store a table as the newest version of the artifact `<kind>-<cluster>`."""
+    key = artifact_key(kind, cluster)
+    if _attempt(f"the table {key}", lambda: create_table_artifact(rows, key, description)):
         get_run_logger().info("the report is the artifact %s", key)
 
 

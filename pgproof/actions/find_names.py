@@ -70,7 +70,8 @@ def _ask_server(
             hint="correct --host and --port, or take the names from a backup: --names backup",
             server=str(postgres),
         )
-    return learn_names(names, Numbers.of(suspects), connect)
+    # What it counts now, it counts after the harm.
+    return learn_names(names, Numbers.of(suspects), connect, estimates=False)
 
 
 def _next_lacking(
@@ -106,4 +107,4 @@ def _ask_backup(
         scratch = plan_scratch_restore(repository, manifest, place, user)
         write_scratch_restore(repository, scratch, job)
         with started(scratch, programs, job) as server:
-            return learn_names(names, Numbers.of(suspects), server.connect)
+            return learn_names(names, Numbers.of(suspects), server.connect, estimates=True)

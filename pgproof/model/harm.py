@@ -26,7 +26,7 @@ class What(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Harm:
-    """`rows` are counted, `estimated_rows` the catalog's estimate; `relations` counts partitions, or those that
+    """`rows` are counted, `estimated_rows` the estimate of a backup's catalog; `relations` counts partitions, or those that
     nobody can name. `relation` is empty for a database."""
 
     what: What
@@ -44,7 +44,7 @@ class Harm:
         if self.rows is not None:
             text += f": {self.rows:,} row{'s' if self.rows != 1 else ''}"
         elif self.estimated_rows is not None:
-            text += f": about {self.estimated_rows:,} rows"
+            text += f": about {self.estimated_rows:,} rows in the backup"
         return text + (f", in database {self.database}" if self.relation else "")
 
     def to_json(self) -> dict[str, Any]:

@@ -30,9 +30,12 @@ _RELATIONS = """
 """
 
 
-def learn_names(names: Names, numbers: Numbers, connect: Connect) -> list[str]:
-    """Ask for these numbers, and only for them; `connect` opens a database by its name. Returns what could not be
-    asked, in words. Raises EngineError if the server cannot be asked at all."""
+def learn_names(names: Names, numbers: Numbers, connect: Connect, *, estimates: bool) -> list[str]:
+    """Ask for these numbers, and only for them; `connect` opens a database by its name.
+
+    `estimates` says whether its numbers of rows tell how many there were. Returns what could not be asked, in
+    words. Raises EngineError if the server cannot be asked at all.
+    """
     with connect(None) as connection:
         databases = dict(query(connection, "SELECT oid::bigint, datname FROM pg_catalog.pg_database"))
     names.learn_databases(databases)
@@ -49,11 +52,11 @@ def learn_names(names: Names, numbers: Numbers, connect: Connect) -> list[str]:
         except EngineError as error:
             refused.append(f"names of database {databases[oid]} could not be read: {error.message}")
             continue
-        _learn(names, oid, found)
+        _learn(names, oid, found, estimates)
     return refused
 
 
-def _learn(names: Names, database: int, rows: Iterable[tuple[Any, ...]]) -> None:
+def _learn(names: Names, database: int, rows: Iterable[tuple[Any, ...]], estimates: bool) -> None:
     for oid, name, kind, persistence, root, estimate, tablespace, number in rows:
         relation = Relation(
             oid,
@@ -62,7 +65,7 @@ def _learn(names: Names, database: int, rows: Iterable[tuple[Any, ...]]) -> None
             kind,
             persistence,
             root or "",
-            estimate if estimate >= 0 else None,
+            estimate if estimates and estimate >= 0 else None,
             catalog=oid < _FIRST_USER_OID,
         )
         names.learn(relation, RelationFile(tablespace, database, number) if number else None)

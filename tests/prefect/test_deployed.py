@@ -79,7 +79,7 @@ def test_a_backup_and_its_verification_run_and_are_reported(stack: Stack) -> Non
 def test_bootstrapping_and_deploying_again_changes_nothing(stack: Stack) -> None:
     before = _deployments(stack)
     stack.run("deployments/bootstrap.py")
-    assert _deployments(stack) == before == [("cluster", 0), ("daily", 2), ("daily-full", 1)]
+    assert _deployments(stack) == before == [("cluster", 0), ("daily", 2), ("daily-full", 1), ("wal", 0)]
 
 
 def test_the_schedules_make_runs(stack: Stack) -> None:
