@@ -86,6 +86,8 @@ def lines(transaction: HarmfulTransaction, now: datetime) -> Iterator[str]:
     if len(transaction.harms) > _HARMS_SHOWN:
         yield f"  and {len(transaction.harms) - _HARMS_SHOWN} more; --json shows all"
     yield f"  {transaction.restore}"
+    if transaction.prepared:
+        yield "  There it will be prepared and hold its locks: end it with ROLLBACK PREPARED (see pg_prepared_xacts)."
 
 
 def conclusion(report: DamageReport) -> str:

@@ -68,9 +68,15 @@ class HarmfulTransaction:
     restore: str
     at_least: bool = False
 
+    @property
+    def prepared(self) -> bool:
+        """Before it was committed it was prepared: so it is there after a restore, with all its locks."""
+        return self.end.record.description.startswith("COMMIT_PREPARED")
+
     def to_json(self) -> dict[str, Any]:
         return {
             **self.end.to_json(),
+            "prepared": self.prepared,
             "restore_lsn": str(self.before),
             "restore": self.restore,
             "at_least": self.at_least,

@@ -16,7 +16,7 @@ import pytest
 
 from pgproof.backup import BackupManager
 from pgproof.cli.main import run as pgproof
-from pgproof.errors import PreconditionError
+from pgproof.errors import PreconditionError, TransientError
 from pgproof.model.config import BackupConfig
 from pgproof.model.harm import DamageReport, HarmfulTransaction, What
 from pgproof.recovery import RecoveryManager
@@ -30,6 +30,7 @@ from tests.wal.places import config_file
 @dataclass
 class Past:
     world: RecoveryWorld
+    place: Path
     steps: list[Step]
     report: DamageReport
 
@@ -55,14 +56,14 @@ def look(cluster: Cluster, config: BackupConfig, **options: Any) -> DamageReport
 @pytest.fixture(scope="module", params=[15, 17, 18])
 def past(request: pytest.FixtureRequest) -> Iterator[Past]:
     with RecoveryWorld(request.param, settings={"max_prepared_transactions": 5}) as world:
-        workload.before(world.cluster)
+        place = workload.before(world.cluster)
         with world.busy(world.cluster, 1):
             world.backup()
             steps = workload.steps()
             workload.run(world.cluster, steps)
         world.switch(world.cluster)
         world.push()
-        yield Past(world, steps, look(world.cluster, world.config))
+        yield Past(world, place, steps, look(world.cluster, world.config))
 
 
 def test_all_harm_is_found_and_nothing_else(past: Past) -> None:
@@ -90,16 +91,21 @@ def test_the_command_that_is_shown_brings_it_back(
     found = past.transaction(what, name)
     target = past.world.root / "back"
     command = [str(target) if word == "DIR" else word for word in shlex.split(found.restore)]
+    command.append(f"--tablespace={past.place}={past.world.root / 'tablespace'}")
     config = config_file(past.world.config, past.world.root / "config.toml")
     try:
         assert command[0] == "pgproof"
         assert pgproof([*command[1:], "--config", str(config)]) == 0
         with past.world.adopt(target) as cluster:
+            assert found.prepared == (name == "public.outlived")
+            if found.prepared:
+                cluster.psql("ROLLBACK PREPARED 'p'", "app")
             assert cluster.psql(query, database) == rows
             # What was committed before it is there, too.
             assert cluster.psql("SELECT to_regclass('customers') IS NULL", "app") == "t"
     finally:
-        shutil.rmtree(target, ignore_errors=True)
+        for path in (target, past.world.root / "tablespace"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def test_a_window_of_time_and_a_number_of_rows_choose(past: Past) -> None:
@@ -134,7 +140,7 @@ def test_names_come_from_whom_they_are_asked_of(past: Past) -> None:
     report = asyncio.run(manager.find_damage(min_rows=5000))
     assert any("was not asked for names" in note for note in report.notes)
     assert any(harm.relation == "public.orders" for each in report.transactions for harm in each.harms)
-    with pytest.raises(PreconditionError):
+    with pytest.raises(TransientError):
         asyncio.run(manager.find_damage(names="server"))
 
 

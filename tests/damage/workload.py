@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pgproof.model.harm import Harm, What
 from pgproof.model.lsn import Lsn
@@ -87,11 +88,12 @@ class Step:
     begun: Lsn = field(default_factory=lambda: Lsn(0))
 
 
-def before(cluster: Cluster) -> None:
-    """The world as the backup finds it."""
+def before(cluster: Cluster) -> Path:
+    """The world as the backup finds it; returns the place of its tablespace."""
     cluster.psql(_BEFORE)
     place = machine.new_dir("ts", owned_by_service=True)
     cluster.psql(f"CREATE TABLESPACE other_place LOCATION '{place}'")
+    return place
 
 
 def table(
