@@ -32,7 +32,7 @@ def test_the_table_names_the_harm_and_the_restore(
     (transaction,) = found["transactions"]
     assert transaction["harms"][0]["rows"] == 1500
     artifact = Artifact.get("damage-main")
-    assert isinstance(artifact, Artifact) and isinstance(artifact.data, str)
+    assert artifact is not None and isinstance(artifact.data, str)
     assert '"DELETE public.orders: 1,500 rows, in database postgres"' in artifact.data
     assert f"pgproof restore --to-lsn {transaction['restore_lsn']} --exclusive" in artifact.data
     assert "1 transaction found" in str(artifact.description)
