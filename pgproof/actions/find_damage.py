@@ -29,6 +29,7 @@ from pgproof.repository.wal_archive import WalArchive
 _log = logging.getLogger(__name__)
 _REPORT_EVERY = 20_000
 _DAY = timedelta(days=1)
+_LEAD = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def find_damage(postgres: PostgresConfig, config: BackupConfig, question: Questi
 def _ranges(
     reading: WalReading, reaches: Sequence[Reach], since: datetime, until: datetime | None, job: Job
 ) -> Iterator[_Range]:
-    """Where the commits of the window lie, in what can be restored. Transactions that began in the segment before
+    """Where the commits of the window lie, in what can be restored. Transactions that began not long before it
     are seen as a whole."""
     # When a backup began counts for targets only.
     finder = StopFinder(reading, reaches, (), lambda base: base.stopped_at, job)
@@ -109,8 +110,9 @@ def _ranges(
         last = finder.first_too_late(reach, _behind(until)) if until is not None else None
         end = last.lsn if last is not None else reach.end
         if start < end:
-            read = Lsn(max(reach.bases[0].start.value, start.value - reading.segment_size))
-            yield _Range(read, start, end)
+            # The WAL of a backup begins by telling what was running then.
+            begins = [base.start for base in reach.bases if base.stop <= start]
+            yield _Range(max(begins[-1], Lsn(max(0, start.value - _LEAD))), start, end)
 
 
 def _from(moment: datetime) -> TooLate:
