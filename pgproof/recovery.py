@@ -6,19 +6,25 @@ from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
+from pgproof.actions.find_damage import find_damage
 from pgproof.actions.restore_cluster import plan_cluster_restore, restore_cluster
 from pgproof.backup import BackupManager
 from pgproof.errors import PreconditionError
 from pgproof.model.config import PostgresConfig
+from pgproof.model.damage_question import Question
+from pgproof.model.harm import DamageReport
 from pgproof.model.lsn import Lsn
 from pgproof.model.recovery_request import EVERYTHING, RecoveryRequest, Standby
-from pgproof.model.recovery_target import RecoveryTarget, target_from
+from pgproof.model.recovery_target import RecoveryTarget, parse_time, target_from
+from pgproof.model.relation_names import NamesFrom
 from pgproof.model.report import ProgressCallback, RestoreReport, no_progress
 from pgproof.model.restore_plan import RestorePlan
 from pgproof.postgres.standby import primary_conninfo
 from pgproof.waiting import in_thread
 
 __all__ = [
+    "DamageReport",
+    "NamesFrom",
     "RecoveryManager",
     "RecoveryRequest",
     "RecoveryTarget",
@@ -139,3 +145,27 @@ class RecoveryManager:
             request=request,
             progress=progress,
         )
+
+    async def find_damage(
+        self,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        *,
+        min_rows: int = 1000,
+        timeline: int | None = None,
+        names: NamesFrom | str = NamesFrom.AUTO,
+        progress: ProgressCallback = no_progress,
+    ) -> DamageReport:
+        """The committed transactions that dropped, truncated, deleted or updated much, and where each is undone.
+
+        Times as in `point_in_time_recovery`; by default the last 24 hours. Names are asked of the configured
+        server, and of a backup for what the server does not know any more.
+        """
+        question = Question(_time(since), _time(until), min_rows, timeline, NamesFrom(names))
+        postgres, config = self.postgres, self.backups.config
+        return await in_thread(lambda job: find_damage(postgres, config, question, job), progress)
+
+
+def _time(given: datetime | str | None) -> datetime | None:
+    """In UTC; raises PreconditionError for what is no time, or not a single one."""
+    return parse_time(given.isoformat() if isinstance(given, datetime) else given) if given else None

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+from pgproof.model.harm import DamageReport
 from pgproof.model.report import BackupInfo, Check, RestoreReport, VerificationReport
 from pgproof.model.restore_plan import RestorePlan
+from pgproof.model.stop_point import shown
 
 _MARKS = {True: "✓", False: "✗ failed", None: "– not checked here"}
 
@@ -93,6 +95,33 @@ def restore_report(report: RestoreReport) -> str:
     ]
     notes = "".join(f"\n- {_inline(note)}" for note in report.notes)
     return f"# Restored `{report.backup_id}`\n\n{_table(('', ''), rows)}\n{notes}\n"
+
+
+def damage_rows(report: DamageReport, now: datetime) -> list[dict[str, str]]:
+    """A row for each harm; cells are plain text in the UI."""
+    return [
+        {
+            "commit": shown(transaction.end.time, now),
+            "transaction": str(transaction.end.xid),
+            "LSN": str(transaction.end.lsn),
+            "what": f"at least, {harm}" if transaction.at_least and harm.rows is not None else str(harm),
+            "restore": transaction.restore,
+        }
+        for transaction in report.transactions
+        for harm in transaction.harms
+    ]
+
+
+def damage_summary(report: DamageReport) -> str:
+    """What was looked at, and what could not be."""
+    count = len(report.transactions)
+    parts = [
+        f"{count} transaction{'s' if count != 1 else ''} found in {human_size(report.wal_bytes)} of WAL, "
+        f"{report.start_lsn} to {report.end_lsn} on timeline {report.timeline}"
+    ]
+    if report.older_left_out:
+        parts.append(f"{report.older_left_out} older ones are not shown")
+    return ". ".join([*parts, *report.notes])
 
 
 def verdict(report: VerificationReport) -> str:

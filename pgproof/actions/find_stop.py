@@ -20,7 +20,7 @@ from pgproof.model.wal_records import TransactionEnd, WalRecord, restore_point, 
 _NEAR = 8
 # To seconds; and it is taken a moment before the position from which on WAL is replayed.
 _CHECKPOINT_TIME_IS_ROUNDED = timedelta(seconds=2)
-_TooLate = Callable[[TransactionEnd], bool]
+TooLate = Callable[[TransactionEnd], bool]
 
 
 class StopFinder:
@@ -137,7 +137,7 @@ class StopFinder:
         before: Reach | None = None
         for reach in self._reaches:
             covered = self._covers(reach, time)
-            commit = self._first_too_late(reach, too_late) if covered else None
+            commit = self.first_too_late(reach, too_late) if covered else None
             if commit is not None and commit.lsn >= reach.start:
                 return reach, self._at(reach, commit.record, inclusive=False)
             if commit is not None or not covered:
@@ -168,7 +168,7 @@ class StopFinder:
         note = f"the target is later than the last commit in the WAL{last}: everything there is is restored"
         return reach, replace(stop, notes=(note, *stop.notes))
 
-    def _first_too_late(self, reach: Reach, too_late: _TooLate) -> TransactionEnd | None:
+    def first_too_late(self, reach: Reach, too_late: TooLate) -> TransactionEnd | None:
         """The segment by bisection over the segments' first commits; then every commit in it.
 
         Commits of one moment may stand in the WAL out of order, but not by more than a segment.

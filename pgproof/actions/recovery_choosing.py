@@ -66,7 +66,7 @@ def choose_recovery(
     # The newest backup may end behind the target: then "latest" can only mean that one shall be picked.
     picked = backup_id is None or (backup_id == "latest" and request.target is not None)
     newest = find_backup(repository, "latest" if backup_id is None else backup_id)
-    bases = _bases(repository, newest) if picked else [_base(newest)]
+    bases = all_bases(repository, newest) if picked else [_base(newest)]
     archive = WalArchive(repository, newest.system_identifier, newest.wal_segment_size)
     inventory = archive.inventory()
     chooser = _Chooser(repository, config, request, archive, inventory, newest, bases, picked, user, job)
@@ -90,7 +90,7 @@ class _Chooser:
         target = self.request.wanted
         if not self.picked:
             self._require_own_wal(self.newest)
-        histories = self._histories()
+        histories = known_histories(self.archive, self.inventory, self.newest, self.bases)
         own = None if self.picked else self.bases[0]
         wanted = own.timeline if own and target.kind is TargetKind.BACKUP_END else self.request.timeline
         history = choose_timeline(wanted, histories, self.bases, own)
@@ -188,22 +188,20 @@ class _Chooser:
                     backup=manifest.backup_id,
                 )
 
-    def _histories(self) -> dict[int, TimelineHistory]:
-        """Every timeline that is known; one without a history file is a root, as PostgreSQL has it."""
-        timelines = {*self.inventory.histories, *self.inventory.coverage().timelines}
-        timelines |= {base.timeline for base in self.bases}
-        found = {}
-        for timeline in timelines:
-            history = (
-                self.archive.history(timeline)
-                if timeline in self.inventory.histories
-                else TimelineHistory(timeline)
-            )
-            found[timeline] = history
-        newest = self.newest
-        if newest.timeline_history and newest.timeline not in self.inventory.histories:
-            found[newest.timeline] = TimelineHistory.parse(newest.timeline, newest.timeline_history)
-        return found
+
+def known_histories(
+    archive: WalArchive, inventory: Inventory, newest: Manifest, bases: Iterable[Base]
+) -> dict[int, TimelineHistory]:
+    """Every timeline that is known; one without a history file is a root, as PostgreSQL has it."""
+    timelines = {*inventory.histories, *inventory.coverage().timelines}
+    timelines |= {base.timeline for base in bases}
+    found = {}
+    for timeline in timelines:
+        history = archive.history(timeline) if timeline in inventory.histories else TimelineHistory(timeline)
+        found[timeline] = history
+    if newest.timeline_history and newest.timeline not in inventory.histories:
+        found[newest.timeline] = TimelineHistory.parse(newest.timeline, newest.timeline_history)
+    return found
 
 
 def _base(manifest: Manifest) -> Base:
@@ -212,7 +210,7 @@ def _base(manifest: Manifest) -> Base:
     )
 
 
-def _bases(repository: Repository, newest: Manifest) -> list[Base]:
+def all_bases(repository: Repository, newest: Manifest) -> list[Base]:
     """All backups of the same cluster; what cannot be read is no place to start from."""
     return [
         Base(info.backup_id, info.timeline, info.start_lsn, info.stop_lsn, info.finished_at)

@@ -12,11 +12,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pgproof.actions.materialise import read_essentials, write_control_file, write_files
 from pgproof.actions.opening import open_repository
-from pgproof.actions.restore_recovery import NOTHING_MORE, refuse_early_end
 from pgproof.actions.scratch_checks import after_shutdown, while_running
 from pgproof.actions.scratch_place import scratch_place
+from pgproof.actions.scratch_restore import plan_scratch_restore, started, write_scratch_restore
 from pgproof.errors import DataError
 from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig, VerifyLevel
@@ -24,18 +23,14 @@ from pgproof.model.damage import damaged_packs
 from pgproof.model.job import Job
 from pgproof.model.manifest import Manifest
 from pgproof.model.report import Check, VerificationReport
-from pgproof.model.restore_plan import location_text, plan_restore
 from pgproof.postgres.osuser import OsUser, service_user
 from pgproof.postgres.programs import Programs, find_programs
-from pgproof.postgres.restore_target import refuse_too_small
-from pgproof.postgres.scratch import Recovery, scratch_server
 from pgproof.repository.catalog import find_backup, store_verification
 from pgproof.repository.integrity import check_frames, check_objects
 from pgproof.repository.repository import Repository
 
 _log = logging.getLogger(__name__)
 
-_START_SECONDS = 24 * 3600.0
 _SHOWN = 100
 
 
@@ -137,33 +132,15 @@ class _Verification:
 
     def _start_in(self, place: Path, programs: Programs, user: OsUser | None, everything: bool) -> None:
         manifest = self._manifest
-        mapping = {location_text(t): str(place / "tablespaces" / str(t.oid)) for t in manifest.tablespaces}
-        plan = plan_restore(
-            manifest, place / "data", mapping, recover=True, owner=user.name if user else None
-        )
-        refuse_too_small(plan.needed)
-        (place / "tablespaces").mkdir(mode=0o711)
-        essentials = read_essentials(self._repository, manifest)
+        scratch = plan_scratch_restore(self._repository, manifest, place, user)
         with self._timed("restored", f"{manifest.size_bytes / 1e6:,.1f} MB in {manifest.files:,} files"):
-            directory = write_files(self._repository, manifest, plan, essentials, user, self._job)
-            write_control_file(directory, essentials)
+            write_scratch_restore(self._repository, scratch, self._job)
         failpoint("verify.restored")
         self._bytes_read += manifest.stored_bytes
-        self._job.report("starting the scratch server")
         begun = time.monotonic()
-        with scratch_server(
-            programs,
-            plan.data_dir,
-            user=user,
-            control=essentials.parsed,
-            tablespaces=list(plan.tablespaces.values()),
-            recovery=Recovery(NOTHING_MORE, manifest.timeline),
-            job=self._job,
-            timeout=_START_SECONDS,
-        ) as server:
+        with started(scratch, programs, self._job) as server:
             self._sandbox = server.sandbox
             end = server.end_of_recovery_lsn
-            refuse_early_end(end, manifest)
             self._checks.append(
                 Check(
                     "started and recovered",
@@ -178,7 +155,7 @@ class _Verification:
             self._checks.extend(while_running(server, self._config.checks, everything, self._job))
         failpoint("verify.asked")
         if everything:
-            self._checks.extend(after_shutdown(programs, plan.data_dir, manifest, user, self._job))
+            self._checks.extend(after_shutdown(programs, scratch.plan.data_dir, manifest, user, self._job))
 
     def _step(self, name: str, work: Callable[[], tuple[str, list[str]]]) -> None:
         begun = time.monotonic()

@@ -89,13 +89,23 @@ class WalReading:
             until = min(end, Lsn((number + step) * size))
             # A record that begins in the window's last segment may end in the next one.
             self._fetch(range(number, min(number + step, last + 1) + 1))
-            if not self._present[number]:
-                continue
-            with closing(self._decode(max(start, Lsn(number * size)), rmgrs)) as found:
-                for record in found:
-                    if record.lsn >= until:
-                        break
-                    yield record
+            for position in self._positions(max(start, Lsn(number * size)), until):
+                found = None
+                with closing(self._decode(position, rmgrs)) as records:
+                    for found in records:
+                        if found.lsn >= until:
+                            break
+                        yield found
+                if found is not None:
+                    break
+
+    def _positions(self, start: Lsn, until: Lsn) -> Iterator[Lsn]:
+        """Where to begin to read. Behind a switch of segments there is nothing in the rest of the segment, and
+        pg_waldump, told to begin there, does not look into the next one."""
+        following = start.segment_start(self.segment_size) + self.segment_size
+        for position in (start, following) if start.value % self.segment_size else (start,):
+            if position < until and self._present.get(position.value // self.segment_size):
+                yield position
 
     def first_record(self, start: Lsn, end: Lsn) -> WalRecord | None:
         with closing(self.records(start, end)) as found:

@@ -95,6 +95,7 @@ def test_bootstrapping_and_deploying_again_changes_nothing(stack: Stack) -> None
             ("daily-full", 1),
             ("hourly-incremental", 1),
             ("often", 1),
+            ("wal", 0),
         ]
     )
 

@@ -7,7 +7,7 @@ its commit, so that for every target it is known which marks must be there.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -63,8 +63,11 @@ class Lineage:
 class RecoveryWorld:
     """A primary that archives into a directory, from which `push` brings the WAL into the repository."""
 
-    def __init__(self, major: int, clients: int = 2) -> None:
+    def __init__(
+        self, major: int, clients: int = 2, settings: Mapping[str, str | int | float | bool] = {}
+    ) -> None:
         self.major = major
+        self._more = settings
         self.clients = clients
         self.root = machine.new_dir("world")
         self.archive = machine.new_dir("archive", owned_by_service=True)
@@ -99,6 +102,7 @@ class RecoveryWorld:
             "archive_mode": True,
             "archive_command": f"cp %p {self.archive}/%f.new && mv {self.archive}/%f.new {self.archive}/%f",
             "track_commit_timestamp": True,
+            **self._more,
         }
 
     @contextmanager
