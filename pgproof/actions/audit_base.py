@@ -1,4 +1,4 @@
-"""The audit of a base that was made by WAL summaries (docs/decisions/0015): begun before the stream, told after it."""
+"""The audit of a base that was made by WAL summaries (docs/decisions/0012): begun before the stream, told after it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """When the server's WAL summaries may tell what changed, and what they tell of shortened relations.
 
-PostgreSQL's own incremental backup is not safe by itself (docs/decisions/0015): each rule here is a case in which
+PostgreSQL's own incremental backup is not safe by itself (docs/decisions/0012): each rule here is a case in which
 it was seen, or is known, to be wrong. Where a rule fails, pages are compared instead.
 """
 
