@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from prefect import flow, runtime, task
@@ -72,7 +71,7 @@ def find_damage(
     """
     report = scan_wal(server, repository, since, until, min_rows, timeline, names)
     cluster = backup_config(repository).cluster
-    publish_table("damage", cluster, damage_rows(report, datetime.now(UTC)), damage_summary(report))
+    publish_table("damage", cluster, damage_rows(report), damage_summary(report))
     return report.to_json()
 
 

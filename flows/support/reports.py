@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from pgproof.model.harm import DamageReport
 from pgproof.model.report import BackupInfo, Check, RestoreReport, VerificationReport
 from pgproof.model.restore_plan import RestorePlan
-from pgproof.model.stop_point import shown
 
 _MARKS = {True: "✓", False: "✗ failed", None: "– not checked here"}
 
@@ -97,15 +96,15 @@ def restore_report(report: RestoreReport) -> str:
     return f"# Restored `{report.backup_id}`\n\n{_table(('', ''), rows)}\n{notes}\n"
 
 
-def damage_rows(report: DamageReport, now: datetime) -> list[dict[str, str]]:
-    """A row for each harm; cells are plain text in the UI."""
+def damage_rows(report: DamageReport) -> list[dict[str, str]]:
+    """A row for each harm; cells are plain text in the UI, so what people act on comes first."""
     return [
         {
-            "commit": shown(transaction.end.time, now),
+            "what": f"at least, {harm}" if transaction.at_least and harm.rows is not None else str(harm),
+            "committed (UTC)": f"{transaction.end.time.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
+            "restore": transaction.restore,
             "transaction": str(transaction.end.xid),
             "LSN": str(transaction.end.lsn),
-            "what": f"at least, {harm}" if transaction.at_least and harm.rows is not None else str(harm),
-            "restore": transaction.restore,
         }
         for transaction in report.transactions
         for harm in transaction.harms

@@ -195,5 +195,5 @@ def find_file(repository: Repository, manifest: Manifest, path: bytes) -> tuple[
     candidates = [ref for ref in manifest.maps if ref.first <= path]
     if not candidates:
         return None
-    segment = repository.segment(candidates[-1], manifest.block_size)
+    segment = repository.segment(candidates[-1], manifest.block_size, manifest.backup_id)
     return next(((segment, entry) for entry in segment.files if entry.path == path), None)

@@ -281,6 +281,7 @@ def _check(manifest: Manifest) -> None:
         or not 1 <= manifest.timeline < 1 << 32
         or sum(map(len, manifest.packs.values())) > _MAX_BITMAPS
         or len({t.oid for t in manifest.tablespaces}) != len(manifest.tablespaces)
+        or len({t.location for t in manifest.tablespaces}) != len(manifest.tablespaces)
         or max(len(manifest.tablespaces), len(manifest.external_config)) > _MAX_PLACES
         or not _MAJOR.match(manifest.server_version)
     ):

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pgproof.errors import PreconditionError
+from pgproof.errors import DataError, PreconditionError
 from pgproof.model.delta_plan import DeltaPlan
 from pgproof.model.lsn import Lsn
 from pgproof.model.manifest import Manifest, Tablespace
@@ -125,6 +125,8 @@ def plan_restore(
     Raises PreconditionError for a mapping that does not fit the backup or places that overlap.
     """
     locations = {_text(t.location): t for t in manifest.tablespaces}
+    if len(locations) != len(manifest.tablespaces):
+        raise DataError("two tablespaces of the backup have one location", backup=manifest.backup_id)
     unknown = sorted(set(mapping) - set(locations) - set(in_wal))
     if unknown:
         raise PreconditionError(

@@ -70,7 +70,7 @@ def batches(
     count, last = 0, b""
     for ref in manifest.maps:
         try:
-            segment = repository.segment(ref, manifest.block_size)
+            segment = repository.segment(ref, manifest.block_size, manifest.backup_id)
             if segment.first <= last:
                 raise DataError("a map is not in order", key=repository.layout.map(ref.hash))
         except DataError as error:

@@ -110,13 +110,15 @@ class Repository:
     def segments(self, manifest: Manifest) -> Iterator[Segment]:
         """The map of a backup, a segment at a time."""
         for ref in manifest.maps:
-            yield self.segment(ref, manifest.block_size)
+            yield self.segment(ref, manifest.block_size, manifest.backup_id)
 
-    def segment(self, ref: MapRef, block_size: int) -> Segment:
+    def segment(self, ref: MapRef, block_size: int, backup_id: str = "") -> Segment:
+        """A segment of the map of `backup_id`, whose manifest is named with the map if the two do not agree."""
         try:
             segment = decode_segment(self.read_map(ref.hash), block_size)
             if ref != MapRef(ref.hash, segment.first, len(segment.files), segment.bytes, segment.pages):
-                raise DataError("a map does not hold what the manifest says of it")
+                named = {"manifest": self.layout.manifest(backup_id)} if backup_id else {}
+                raise DataError("a map does not hold what the manifest says of it", **named)
             return segment
         except DataError as error:
             raise DataError(

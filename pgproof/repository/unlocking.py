@@ -14,6 +14,7 @@ from pgproof.repository.bucket import Bucket, ObjectInfo
 from pgproof.repository.keyring import KeySlot
 from pgproof.repository.sealing import FORMAT_VERSION, RepositoryKey, Suite, unencrypted_key
 
+_FORMAT_SHOWN = 50
 _SUITES = {"none": Suite.NONE, "aes-256-gcm": Suite.AES_256_GCM}
 
 NO_PASSPHRASE_HINT = (
@@ -241,7 +242,7 @@ def _parse(repository_json: bytes) -> tuple[bytes, Suite]:
                 "the repository has a format this version does not know",
                 hint="use a newer pgproof",
                 key=layout.REPOSITORY,
-                format=version,
+                format=str(version)[:_FORMAT_SHOWN],
             )
         if not keyring.has_checksum(described):
             raise ValueError("its checksum does not fit")
