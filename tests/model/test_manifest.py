@@ -70,7 +70,9 @@ def manifests(draw: st.DrawFn) -> Manifest:
         tablespaces=tuple(
             draw(
                 st.lists(
-                    st.builds(Tablespace, counts, st.binary(), counts), max_size=2, unique_by=lambda t: t.oid
+                    st.builds(Tablespace, counts, st.binary(), counts),
+                    max_size=2,
+                    unique_by=(attrgetter("oid"), attrgetter("location")),
                 )
             )
         ),

@@ -21,6 +21,8 @@ from pgproof.actions.verify_backup import verify_backup
 from pgproof.errors import DataError, PreconditionError
 from pgproof.model.config import BackupConfig, BackupType, PostgresConfig, VerifyLevel
 from pgproof.model.job import Job
+from pgproof.model.recovery_request import RecoveryRequest
+from pgproof.model.recovery_target import BACKUP_END
 from tests.repository.places import new_repository, starts
 from tests.support import machine
 from tests.support.faults import flip_bit, put_back, replace
@@ -266,5 +268,12 @@ def _is_named(kind: str, key: Path, said: str) -> bool:
 
 def _restore(stored: Stored, target: Path) -> None:
     restore_cluster(
-        stored.config, stored.backup_id, target, tablespaces={}, recover=False, owner=None, job=Job()
+        stored.config,
+        stored.backup_id,
+        target,
+        tablespaces={},
+        recover=False,
+        owner=None,
+        request=RecoveryRequest(BACKUP_END),
+        job=Job(),
     )

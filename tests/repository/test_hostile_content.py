@@ -113,6 +113,7 @@ def restore(
         {"method": "\ud800"},
         {"started_at": "0001-01-01T00:00:00+23:59"},
         {"tablespaces": [TABLESPACE] * 2},
+        {"tablespaces": [TABLESPACE, {**TABLESPACE, "oid": 2}]},
         {"tablespaces": [{**TABLESPACE, "oid": n} for n in range(1001)]},
         {"external_config": [{"setting": "a", "path": "b", "content": None}] * 1001},
         {"cluster": "x" * (1 << 20)},
@@ -416,7 +417,9 @@ def test_any_manifest_of_a_writer_is_accepted(small: Small) -> None:
     """The bounds refuse nothing that is real."""
     repository = put_manifest(
         small,
-        tablespaces=[{**TABLESPACE, "oid": n} for n in range(1000)],
+        tablespaces=[
+            {**TABLESPACE, "oid": n, "location": base64.b64encode(b"/%d" % n).decode()} for n in range(1000)
+        ],
         start_lsn="0/500028",
         stop_lsn="1/500028",
         seconds={"data": 1, "WAL": 0.5},

@@ -25,6 +25,9 @@ from pgproof.errors import DataError, EngineError
 from pgproof.model.config import BackupConfig
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
+from pgproof.model.recovery_request import RecoveryRequest
+from pgproof.model.recovery_settings import without_recovery
+from pgproof.model.recovery_target import BACKUP_END
 from pgproof.model.timelines import TimelineHistory
 from pgproof.model.wal_commands import FOLDER, restore_command_by_client
 from pgproof.model.wal_coverage import Promise
@@ -79,7 +82,19 @@ def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
             if path.name <= last and len(path.name) == 24:
                 push_wal_file(archive, path, 1)
     machine.give_to_service(place / "repo")
-    restore_cluster(config, "latest", place / "data", tablespaces={}, recover=False, owner=None, job=Job())
+    restore_cluster(
+        config,
+        "latest",
+        place / "data",
+        tablespaces={},
+        recover=False,
+        owner=None,
+        request=RecoveryRequest(BACKUP_END),
+        job=Job(),
+    )
+    # Each test says itself how far to recover, and from where.
+    settings = place / "data" / "postgresql.auto.conf"
+    settings.write_bytes(without_recovery(settings.read_bytes()))
     yield Ground(request.param, config, place / "data", stop)
     shutil.rmtree(place)
 
