@@ -25,6 +25,7 @@ def run(campaign: Campaign) -> None:
 
 def measure(place: Path, files: int, seed: int) -> dict[str, float]:
     """Seconds and peaks of memory in MB by step, of a cluster of so many GiB; in a process of its own."""
+    place.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "campaigns.large_maps_steps", str(place), str(files), str(seed)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=Path(__file__).parents[1])
     found: dict[str, float] = json.loads(done.stdout)

@@ -177,6 +177,15 @@ def test_a_wrong_type_anywhere_is_a_data_error_or_harmless(sample: dict[str, Any
     assert refused > 400
 
 
+def test_manifests_of_before_are_read(sample: dict[str, Any]) -> None:
+    older = {key: value for key, value in sample.items() if key not in ("pages", "standby")}
+    assert Manifest.from_json(older) == Manifest.from_json(sample)
+    from_standby = {**sample, "standby": {"host": "b:5432", "lag_bytes": 7}, "pages": {"sent": 3}}
+    assert Manifest.from_json(from_standby).to_json() == from_standby
+    with pytest.raises(DataError, match="does not hold"):
+        Manifest.from_json({**sample, "standby": {"host": "b"}})
+
+
 @pytest.mark.parametrize("name", ["data_checksums", "started_at", "packs", "maps", "stop_lsn", "backup_id"])
 def test_a_missing_field_is_refused(sample: dict[str, Any], name: str) -> None:
     with pytest.raises(DataError, match="does not hold"):

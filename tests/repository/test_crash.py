@@ -114,9 +114,7 @@ def test_an_incremental_killed_after_storage_calls(
     assert whole(config, ids[-1], VerifyLevel.START)
 
 
-@pytest.mark.parametrize(
-    "point", ["backup.based", "base.asked", "receive.complete", "backup.received", "backup.mapped"]
-)
+@pytest.mark.parametrize("point", ["base.asked", "receive.complete", "backup.mapped"])
 def test_an_incremental_by_summaries_killed_on_its_way(
     summarizing: Cluster, work_dir: Path, point: str
 ) -> None:

@@ -33,7 +33,7 @@ def front_doors(request: pytest.FixtureRequest, work_dir: Path) -> OpenDoors:
                 s3_bucket=server.make_bucket(f"trip-{secrets.token_hex(6)}"), **fields
             )
         else:
-            config = BackupConfig(backup_dir=str(work_dir / "repository"), **fields)
+            config = BackupConfig(**{"backup_dir": str(work_dir / "repository"), **fields})
         doors = FrontDoors(cluster, config, postgres)
         doors.init()
         return doors
