@@ -17,8 +17,6 @@ ARGUMENTS: list[tuple[list[str], str, str]] = [
     (["--compression-level", "20"], "the compression level is out of range", "1 (fast) to 19 (small)"),
     (["--max-rate", "31"], "the maximum rate is out of range", "32 to 1048576"),
     (["--max-rate", "1048577"], "the maximum rate is out of range", "32 to 1048576"),
-    (["--type", "incremental"], "incremental backups are not part of this version", "--type full"),
-    (["--type", "differential"], "differential backups are not part of this version", "--type full"),
 ]
 
 
