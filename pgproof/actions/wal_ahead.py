@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 
 from pgproof.actions.wal_fetch import WalFetcher
 from pgproof.errors import EngineError, PreconditionError
@@ -34,6 +34,7 @@ class WalServer:
         self._most = ahead_bytes // fetcher.archive.segment_size
         self._lock = threading.Lock()
         self._ahead: dict[WalSegment, Future[bool]] = {}
+        self._on_the_way: set[Future[bool]] = set()
         self._next: WalSegment | None = None
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="pgproof-fetch")
         self._closing = threading.Event()
@@ -99,7 +100,9 @@ class WalServer:
     def _fill(self) -> None:
         while self._next is not None and len(self._ahead) < self._most and not self._closing.is_set():
             segment, self._next = self._next, self._next.next()
-            self._ahead[segment] = self._pool.submit(self._fetch_ahead, segment)
+            future = self._ahead[segment] = self._pool.submit(self._fetch_ahead, segment)
+            self._on_the_way.add(future)
+            future.add_done_callback(self._on_the_way.discard)
 
     def _fetch_ahead(self, segment: WalSegment) -> bool:
         """Whether the segment is there now. What is wrong with it is told when the server asks for it."""
@@ -125,10 +128,13 @@ class WalServer:
     def _give_up_ahead(self) -> bool:
         """Make room; whether there was anything to give up."""
         with self._lock:
-            some = bool(self._ahead)
+            on_the_way = list(self._on_the_way)
+            some = bool(self._ahead or on_the_way)
             for each in list(self._ahead):
                 self._give_up(each)
             self._next = None
+        # What is being fetched is dropped when it is there, and takes room until then.
+        wait(on_the_way)
         return some
 
     def _watch(self) -> None:
