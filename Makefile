@@ -9,9 +9,9 @@ setup:
 demo: setup
 	@$(PYTHON) scripts/db_backup.py demo $(if $(KEEP),--keep)
 
-# Four at a time on two cores: tests mostly wait for servers. TESTS="tests/wal -x" runs some of them.
+# Three at a time on two cores: tests mostly wait for servers. TESTS="tests/wal -x" runs some of them.
 test: setup
-	@$(PYTHON) -m pytest --numprocesses=4 --dist=loadfile $(TESTS)
+	@$(PYTHON) -m pytest --numprocesses=3 --dist=loadfile $(TESTS)
 
 # Us beside pg_basebackup, pgBackRest and the raw limits: about half an hour on a quiet machine.
 bench: setup
