@@ -101,8 +101,7 @@ def test_all_calls_of_a_restore_are_known(stored: tuple[BackupConfig, str], work
 
 
 def _holds(target: Path, rows: str) -> None:
-    # A recovery that is left to the server lets nobody in before its end, unless told to.
-    with Cluster.adopt(target, settings={"hot_standby": True}) as cluster:
+    with Cluster.adopt(target) as cluster:
         assert cluster.psql(_COUNT) == rows
 
 

@@ -39,8 +39,7 @@ def _backup_under_load(doors: FrontDoors, ledger: Ledger) -> BackupInfo:
 
 @contextmanager
 def _running(data_dir: Path, major: int) -> Iterator[Cluster]:
-    # A recovery that is left to the server lets nobody in before its end, unless told to.
-    with Cluster.adopt(data_dir, major, settings={"hot_standby": True}) as cluster:
+    with Cluster.adopt(data_dir, major) as cluster:
         machine.wait_until(
             lambda: cluster.psql("SELECT pg_is_in_recovery()") == "f", "the restored server to be promoted"
         )

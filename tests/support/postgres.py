@@ -98,12 +98,14 @@ class Cluster:
     def adopt(cls, data_dir: Path, major: int = 18, *, settings: Mapping[str, Setting] | None = None) -> Self:
         """A server on a data directory that exists, such as a restored one; leaving it keeps the files.
 
-        Its own configuration applies, except where it listens, and `settings`, which win over it.
+        Its own configuration applies, except where it listens, that it lets one in while it recovers, and
+        `settings`, which win over it.
         A directory without postgresql.conf (its configuration lay outside) gets one beside it.
         The service user becomes its owner.
         """
         cluster = cls.__new__(cls)
         cluster._prepare(major, data_dir=data_dir)
+        cluster._options["hot_standby"] = True
         machine.give_to_service(data_dir)
         for link in (data_dir / "pg_tblspc").iterdir():
             machine.give_to_service(link.resolve())

@@ -101,9 +101,7 @@ def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
 
 def recovers(ground: Ground, data: Path, command: str) -> list[str]:
     """Recover to the end; return the rows. Raises RuntimeError if the server stops instead."""
-    with Cluster.adopt(
-        data, ground.major, settings={"restore_command": command, "hot_standby": True}
-    ) as server:
+    with Cluster.adopt(data, ground.major, settings={"restore_command": command}) as server:
         machine.wait_until(lambda: server.psql("SELECT pg_is_in_recovery()") == "f", "the end of recovery")
         return server.psql("SELECT n FROM rows ORDER BY n").split()
 
@@ -111,9 +109,7 @@ def recovers(ground: Ground, data: Path, command: str) -> list[str]:
 def never_opens(ground: Ground, data: Path, command: str) -> None:
     """The server stops in its recovery, and has begun no timeline of its own."""
     try:
-        with Cluster.adopt(
-            data, ground.major, settings={"restore_command": command, "hot_standby": True}
-        ) as server:
+        with Cluster.adopt(data, ground.major, settings={"restore_command": command}) as server:
             machine.wait_until(
                 lambda: not server.running or bool(list((data / "pg_wal").glob("00000002*"))),
                 "the server to decide",
