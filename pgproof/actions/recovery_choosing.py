@@ -200,7 +200,11 @@ def known_histories(
         history = archive.history(timeline) if timeline in inventory.histories else TimelineHistory(timeline)
         found[timeline] = history
     if newest.timeline_history and newest.timeline not in inventory.histories:
-        found[newest.timeline] = TimelineHistory.parse(newest.timeline, newest.timeline_history)
+        try:
+            found[newest.timeline] = TimelineHistory.parse(newest.timeline, newest.timeline_history)
+        except DataError as error:
+            key = archive.repository.layout.manifest(newest.backup_id)
+            raise DataError(error.message, hint=error.hint, key=key, **error.context) from error
     return found
 
 
