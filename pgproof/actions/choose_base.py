@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,21 +12,22 @@ from pgproof.model.config import BackupType
 from pgproof.model.damage import damaged_packs
 from pgproof.model.manifest import Manifest
 from pgproof.postgres.facts import ServerFacts
-from pgproof.repository.catalog import committed_ids
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
 
 _log = logging.getLogger(__name__)
 
 
-def choose_base(repository: Repository, backup_type: BackupType, facts: ServerFacts) -> Manifest | None:
-    """The newest backup, for a differential one the newest full one, that can be read; None if there is none.
+def choose_base(
+    repository: Repository, committed: Iterable[str], backup_type: BackupType, facts: ServerFacts
+) -> Manifest | None:
+    """The newest of the committed backups, for a differential one the newest full one, that can be read; None if there is none.
 
     Pages are compared by their content, so it may be of any timeline, and degraded.
     """
     if backup_type is BackupType.FULL:
         return None
-    for backup_id in sorted(committed_ids(repository.bucket, repository.layout), reverse=True):
+    for backup_id in sorted(committed, reverse=True):
         if backup_type is BackupType.DIFFERENTIAL and f"-{BackupType.FULL}-" not in backup_id:
             continue
         try:

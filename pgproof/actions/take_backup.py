@@ -27,6 +27,7 @@ from pgproof.model.report import BackupInfo, Finding
 from pgproof.model.summaries import SummariesUnusable
 from pgproof.postgres.connection import connect_replication
 from pgproof.postgres.facts import ServerFacts, read_facts
+from pgproof.repository.catalog import committed_ids
 from pgproof.repository.escape_hatch import ensure_restore_script
 from pgproof.repository.leases import hold_lease
 
@@ -58,9 +59,10 @@ def take_backup(
             ensure_cluster(repository, facts)
             ensure_restore_script(repository.bucket)
             failpoint("backup.identified")
-            base = choose_base(repository, backup_type, facts)
+            committed = committed_ids(repository.bucket, repository.layout)
+            base = choose_base(repository, committed, backup_type, facts)
             findings = [] if base or backup_type is BackupType.FULL else [without_base(backup_type)]
-            record = _record(facts, base, backup_type, findings, "compare" if base else "none")
+            record = _record(facts, committed, base, backup_type, findings, "compare" if base else "none")
             if standby is not None:
                 record.standby = standby.described
                 record.findings.append(standby.finding)
@@ -79,14 +81,19 @@ def take_backup(
                 findings = [without_summaries(str(reason).partition("\n")[0])]
         # What was begun by summaries has used up its connection and its name.
         with closing(connect_replication(postgres)) as connection:
-            record = _record(facts, base, backup_type, findings, "compare")
+            record = _record(facts, committed, base, backup_type, findings, "compare")
             return BackupRun(postgres, config, repository, lease, connection, record, job, server).take()
 
 
 def _record(
-    facts: ServerFacts, base: Manifest | None, wanted: BackupType, findings: list[Finding], changes: str
+    facts: ServerFacts,
+    committed: list[str],
+    base: Manifest | None,
+    wanted: BackupType,
+    findings: list[Finding],
+    changes: str,
 ) -> BackupRecord:
     started_at = datetime.now(UTC)
     kind = wanted if base else BackupType.FULL
-    backup_id = backup_id_for(started_at, kind, secrets.token_hex(3))
+    backup_id = backup_id_for(started_at, kind, secrets.token_hex(3), committed)
     return BackupRecord(backup_id, kind, started_at, facts, base, changes, findings)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -26,10 +27,19 @@ _MAX_BITMAPS = 1 << 19
 _MAX_COUNT = (1 << 63) - 1
 _MAX_PLACES = 1000
 _REASON_SHOWN = 200
+_LAST_YEAR = "9999"
 
 
-def backup_id_for(started_at: datetime, backup_type: BackupType, nonce: str) -> str:
-    """Sorts by time and says what it is: `20261123T213000Z-full-3fa91c`."""
+def backup_id_for(
+    started_at: datetime, backup_type: BackupType, nonce: str, others: Iterable[str] = ()
+) -> str:
+    """Says when and what it is, and sorts behind the ids of `others`: `20261123T213000Z-full-3fa91c`.
+
+    Where one of those is of the same second, or of the future because a clock was wrong, the second after it is taken.
+    """
+    newest = max((other[:16] for other in others if other < _LAST_YEAR), default=None)
+    if newest is not None:
+        started_at = max(started_at, datetime.fromisoformat(newest) + timedelta(seconds=1))
     return f"{started_at:%Y%m%dT%H%M%SZ}-{backup_type}-{nonce}"
 
 

@@ -49,7 +49,7 @@ def list_backups(repository: Repository, backup_type: BackupType | None = None) 
     # The time is spent waiting for an object store, so a few requests travel together.
     with ThreadPoolExecutor(8, thread_name_prefix="pgproof-list") as pool:
         found = [info for info in pool.map(describe, wanted) if info is not None]
-    return sorted(found, key=lambda info: (info.started_at, info.backup_id))
+    return sorted(found, key=lambda info: info.backup_id)
 
 
 def find_backup(repository: Repository, wanted: str) -> Manifest:

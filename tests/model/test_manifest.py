@@ -219,3 +219,19 @@ def test_a_value_that_no_writer_writes_is_refused(sample: dict[str, Any], name: 
 def test_backup_ids_are_known_again(at: datetime, kind: BackupType) -> None:
     assert is_backup_id(backup_id_for(at, kind, "0123ab"))
     assert not is_backup_id(backup_id_for(at, kind, "0123ab") + "\n")
+
+
+@given(times, st.sampled_from(BackupType), st.lists(ids))
+def test_a_new_backup_sorts_behind_all_others(at: datetime, kind: BackupType, others: list[str]) -> None:
+    """Those of the same second as well, and those that a wrong clock dated into the future."""
+    new = backup_id_for(at.astimezone(UTC), kind, "000000", others)
+    assert is_backup_id(new) and all(new > other for other in others)
+    assert new[:16] >= f"{at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
+
+
+def test_an_id_of_the_last_year_does_not_stop_backups() -> None:
+    """Nobody took that one; whoever put it there shall not keep others from being taken."""
+    at = datetime(2026, 11, 26, tzinfo=UTC)
+    assert backup_id_for(at, BackupType.FULL, "0123ab", ["99991231T235959Z-full-ffffff"]).startswith(
+        "20261126T"
+    )
