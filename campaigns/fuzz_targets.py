@@ -18,6 +18,7 @@ from typing import Any
 
 import crc32c
 
+from campaigns import fuzz_wal_targets as wal_targets
 from campaigns.fuzz_input import Input, mutate_json
 from campaigns.small_repository import (
     PAGE,
@@ -503,5 +504,9 @@ TARGETS: dict[str, Target] = {
     "tar": Target(_tar, _tar_seeds),
     "source_file": Target(_source_file, _source_seeds),
     "wal": Target(_wal, _wal_seeds),
+    "timeline_history": Target(wal_targets.timeline_history, wal_targets.timeline_seeds),
+    "wal_name": Target(wal_targets.wal_name, wal_targets.wal_name_seeds),
+    "incremental_file": Target(wal_targets.incremental_file, wal_targets.incremental_seeds),
+    "waldump_line": Target(wal_targets.waldump_line, wal_targets.waldump_seeds),
     "server_text": Target(_server_text, _text_seeds, (DataError, PreconditionError, TransientError)),
 }
