@@ -80,14 +80,58 @@ _FAILURES: tuple[tuple[re.Pattern[str], type[EngineError], str, str], ...] = tup
 )
 
 
+_RESTORE_FAILURES: tuple[tuple[re.Pattern[str], type[EngineError], str, str], ...] = tuple(
+    (re.compile(pattern), kind, message, hint)
+    for pattern, kind, message, hint in (
+        (
+            r'extension "([^"]*)" is not available|could not open extension control file "[^"]*/([^/"]*)\.control"',
+            PreconditionError,
+            "the server lacks an extension that the database uses",
+            "install the extension {0} for this PostgreSQL version",
+        ),
+        (
+            r"unsupported version \(\S+\) in file header",
+            PreconditionError,
+            "pg_restore is older than the pg_dump that wrote this",
+            "install the client programs of the backup's PostgreSQL version or a later one",
+        ),
+        (
+            r'ERROR: +role "([^"]*)" does not exist',
+            PreconditionError,
+            "a role that the backup names does not exist here",
+            "create the role {0}, or restore without owners and rights",
+        ),
+        (
+            r'ERROR: +tablespace "([^"]*)" does not exist',
+            PreconditionError,
+            "a tablespace that the backup names does not exist here",
+            "create the tablespace {0}, or restore without tablespaces",
+        ),
+        (
+            r"ERROR: +(?:permission denied|must be (?:owner|superuser|member)|must be able to)",
+            PreconditionError,
+            "the role may not create everything that the backup has",
+            "restore as a superuser or as the owner, or without owners and rights",
+        ),
+        (
+            r"ERROR: +.* already exists",
+            PreconditionError,
+            "something of the backup exists there already",
+            "restore into an empty database",
+        ),
+    )
+)
+
+
+def restore_failure(status: int, text: str) -> EngineError:
+    """The error for a pg_restore that ended with this status and said this."""
+    known = _first(_RESTORE_FAILURES, "pg_restore", text) or explain(text)
+    return known or dump_failure("pg_restore", status, text)
+
+
 def dump_failure(program: str, status: int, text: str) -> EngineError:
     """The error for pg_dump or pg_dumpall that ended with this status and said this."""
-    for pattern, kind, message, hint in _FAILURES:
-        found = pattern.search(text)
-        if found:
-            name = next((group for group in found.groups() if group), "…")
-            return kind(message, hint=hint.format(name), program=program, reason=_reason(text))
-    known = explain(text)
+    known = _first(_FAILURES, program, text) or explain(text)
     if known is not None:
         return known
     return PreconditionError(
@@ -95,6 +139,17 @@ def dump_failure(program: str, status: int, text: str) -> EngineError:
         hint=last_lines(text) or "it said nothing; look at the server's log",
         status=status,
     )
+
+
+def _first(
+    table: tuple[tuple[re.Pattern[str], type[EngineError], str, str], ...], program: str, text: str
+) -> EngineError | None:
+    for pattern, kind, message, hint in table:
+        found = pattern.search(text)
+        if found:
+            name = next((group for group in found.groups() if group), "…")
+            return kind(message, hint=hint.format(name), program=program, reason=_reason(text))
+    return None
 
 
 def dump_warnings(text: str) -> list[Finding]:
