@@ -26,6 +26,9 @@ _SECRET = frozenset({"password", "sslpassword"})
 # A dump is in its database's own encoding, and both of its ends have their own name for themselves.
 _LEFT_OUT = frozenset({"client_encoding", "fallback_application_name", "passfile", "service", "servicefile"})
 
+# What our libpq chooses without being told, and older ones do not know.
+_CHOSEN = {"sslcertmode": "allow"}
+
 
 @dataclass(frozen=True, slots=True)
 class ClientAccess:
@@ -63,6 +66,7 @@ def _parameters(connection: psycopg.Connection[tuple[object, ...]]) -> tuple[str
         if option.val is not None and option.val != (option.compiled or b"")
     }
     info = connection.info
+    used = {name: value for name, value in used.items() if _CHOSEN.get(name) != value}
     # Of several hosts the one that answered.
     used |= {"host": info.host, "port": str(info.port), "user": info.user, "dbname": info.dbname}
     if info.hostaddr and not info.host.startswith("/"):
