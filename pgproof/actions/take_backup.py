@@ -49,7 +49,7 @@ def take_backup(
     job.report("opening repository")
     repository = open_repository(config)
     with hold_lease(repository, "backup") as lease:
-        if config.method is BackupMethod.LOGICAL or config.selects:
+        if config.logical_only:
             return _take_logical(postgres, config, backup_type, repository, lease, job)
         server = standby_server(postgres, config.standby) if config.standby else postgres
         try:
@@ -159,8 +159,9 @@ def _take_instead(
     try:
         return _take_logical(postgres, config, backup_type, repository, lease, job, refusal.message)
     except PreconditionError as error:
-        error.context["physical"] = refusal.message
-        raise
+        refusal.context["logical"] = error.message
+        refusal.hint = f"{refusal.hint}; or, for a logical backup: {error.hint}"
+        raise refusal from error
 
 
 def _prepare(repository: Repository, facts: ServerFacts) -> list[str]:

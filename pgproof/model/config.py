@@ -239,7 +239,7 @@ class BackupConfig:
             )
         if any("\0" in name or not name for name in (*self.databases, *self.tables, *self.exclude_tables)):
             raise PreconditionError("a name is empty or has a zero byte", hint="correct the name")
-        if self.standby and (self.method is BackupMethod.LOGICAL or self.selects):
+        if self.standby and self.logical_only:
             raise PreconditionError(
                 "a logical backup is taken from one server",
                 hint="connect to the standby itself, and leave out --from-standby",
@@ -249,6 +249,11 @@ class BackupConfig:
     def selects(self) -> bool:
         """Whether databases or tables are named, so that only a logical backup can be meant."""
         return bool(self.databases or self.tables or self.exclude_tables)
+
+    @property
+    def logical_only(self) -> bool:
+        """Whether a logical backup is asked for."""
+        return self.method is BackupMethod.LOGICAL or self.selects
 
     def completed(self, environ: Mapping[str, str]) -> Self:
         """The same, with what it leaves open of the passphrase and of S3 access taken from `environ`."""
