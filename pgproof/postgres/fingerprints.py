@@ -54,8 +54,8 @@ class _Table:
     readable: bool
     filenode: int
     size: int
-    columns: tuple[str, ...]
-    primary_key: tuple[str, ...]
+    columns: list[str]
+    primary_key: list[str] | None
 
     @property
     def key(self) -> Name:
@@ -85,10 +85,7 @@ def fingerprint_database(
         fix_settings(connection)
         row = connection.execute("SELECT current_database(), getdatabaseencoding()").fetchone()
         assert row is not None
-        tables = [
-            _Table(*found, tuple(columns), tuple(key or ()))
-            for *found, columns, key in connection.execute(_TABLES).fetchall()
-        ]
+        tables = [_Table(*found) for found in connection.execute(_TABLES).fetchall()]
         read, unread = list[TableFingerprint](), list[UnreadTable]()
         done, total = 0, sum(table.size for table in tables)
         for table in tables:
@@ -125,7 +122,7 @@ def _fingerprint(
     chosen: sql.Composable = sql.SQL("")
     if one_in > 1:
         chosen = sql.SQL(" FILTER (WHERE hashtextextended({}, 1) & {} = 0)").format(
-            row_text(columns_of("t", table.primary_key)), sql.Literal(one_in - 1)
+            row_text(columns_of("t", table.primary_key or [])), sql.Literal(one_in - 1)
         )
     query = sql.SQL(
         "SELECT count(*), coalesce(sum(hashtextextended({}, 0)){}, 0)::text FROM ONLY {} t"
