@@ -74,7 +74,9 @@ def rescue_table(
             with _source(repository, config, request, database, job) as source:
                 rows, left_out = _bring(live, source, request.table, target, job)
             failpoint("rescue.placed")
-            comparison = _compare(live, request.table, target, request.rows_shown, write_csv, job)
+            comparison = None
+            if target != request.table:
+                comparison = _compare(live, request.table, target, request.rows_shown, write_csv, job)
         report = RescueReport(
             database,
             request.table,
