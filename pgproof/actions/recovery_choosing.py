@@ -28,7 +28,7 @@ from pgproof.model.stop_point import StopPoint
 from pgproof.model.timelines import TimelineHistory
 from pgproof.postgres.osuser import OsUser
 from pgproof.postgres.programs import find_programs
-from pgproof.repository.catalog import find_backup, list_backups
+from pgproof.repository.catalog import find_backup, list_backups, refutation
 from pgproof.repository.integrity import check_objects
 from pgproof.repository.repository import Repository
 from pgproof.repository.wal_archive import Inventory, WalArchive
@@ -155,9 +155,10 @@ class _Chooser:
         return base.stopped_at
 
     def _healthy(self, bases: Sequence[Base]) -> tuple[Manifest, list[str]]:
-        """The best of the bases whose objects are all there; a named one is taken as it is."""
+        """The best of the bases whose objects are all there and that no audit refuted; a named one is taken as it is."""
         if not self.picked:
-            return self.newest, []
+            wrong = refutation(self.repository, self.newest.backup_id)
+            return self.newest, [f"DO NOT TRUST this backup: {wrong}"] if wrong else []
         notes: list[str] = []
         for base in bases:
             self.job.checkpoint()
@@ -167,6 +168,8 @@ class _Chooser:
                     continue
                 self._require_own_wal(manifest)
                 _detail, damage = check_objects(self.repository, manifest, self.job)
+                wrong = refutation(self.repository, base.backup_id)
+                damage = [wrong, *damage] if wrong else damage
                 if not damage:
                     return manifest, notes
             except DataError as error:

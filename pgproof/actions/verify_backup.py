@@ -26,7 +26,7 @@ from pgproof.model.manifest import LOGICAL, Manifest
 from pgproof.model.report import Check, VerificationReport
 from pgproof.postgres.osuser import OsUser, service_user
 from pgproof.postgres.programs import Programs, find_programs
-from pgproof.repository.catalog import find_backup, store_verification
+from pgproof.repository.catalog import find_backup, refutation, store_verification
 from pgproof.repository.dump_reader import DumpReader
 from pgproof.repository.integrity import check_frames, check_objects
 from pgproof.repository.repository import Repository
@@ -114,6 +114,11 @@ class _Verification:
 
     def objects(self) -> None:
         self._job.report("looking for objects")
+        wrong = refutation(self._repository, self._manifest.backup_id)
+        if wrong:
+            self._damage.append(wrong)
+            hint = "use a later backup, which has what this one lacks, or an earlier one"
+            self._checks.append(Check("not refuted by an audit", False, wrong, hint))
         self._step("objects present", lambda: check_objects(self._repository, self._manifest, self._job))
 
     def frames(self) -> None:

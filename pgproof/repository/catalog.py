@@ -107,6 +107,22 @@ def store_verification(repository: Repository, report: VerificationReport) -> No
     repository.create_json(Kind.VERIFICATION, key, {"format": 1, **report.to_json()})
 
 
+def refutation(repository: Repository, backup_id: str) -> str:
+    """What an audit has shown to be wrong in a backup that was whole when it was stored; empty if nothing was.
+
+    A report that cannot be read says nothing: it must not stand between anybody and a restore, and `verify` names it.
+    """
+    for info in repository.bucket.list(repository.layout.verifications(backup_id)):
+        try:
+            report = repository.read_json(Kind.VERIFICATION, info.key)
+        except DataError:
+            continue
+        if _refuted(report):
+            damage = report.get("damage")
+            return str(damage[0]) if isinstance(damage, list) and damage else "an audit found it to be wrong"
+    return ""
+
+
 def committed_ids(bucket: Bucket, layout: ClusterLayout) -> list[str]:
     """The ids of all backups that have a manifest, even one that says abandoned or cannot be read."""
     prefix = layout.backups
@@ -140,13 +156,20 @@ def _damaged(repository: Repository, backup_id: str, error: DataError) -> Backup
 
 
 def _summary(repository: Repository, keys: list[str]) -> VerificationSummary | None:
-    """The newest failed verification since the best passed one, else that best one."""
+    """The newest failed verification since the best passed one, else that best one; one that refuted it for ever."""
     best: VerificationSummary | None = None
     for key in sorted(keys):
-        found = _parse_summary(key, repository.read_json(Kind.VERIFICATION, key))
+        report = repository.read_json(Kind.VERIFICATION, key)
+        found = _parse_summary(key, report)
+        if _refuted(report):
+            return found
         if best is None or not found.ok or not best.ok or found.level.includes(best.level):
             best = found
     return best
+
+
+def _refuted(report: dict[str, Any]) -> bool:
+    return report.get("ok") is False and report.get("refuted") is True
 
 
 def _parse_summary(key: str, value: dict[str, Any]) -> VerificationSummary:
