@@ -77,14 +77,15 @@ def insert_position(connection: Connection) -> Lsn:
     return Lsn.parse(lsn)
 
 
-def finish_segment(connection: Connection) -> bool:
-    """End the WAL segment, so that it is archived; False if the role may not."""
+def finish_segment(connection: Connection) -> None:
+    """Write a record, and end the WAL segment if the role may, so that it is archived."""
+    # A segment in which nothing was written yet would not be ended.
+    query(connection, "SELECT pg_catalog.pg_logical_emit_message(false, 'pgproof', '')::text")
     ((allowed,),) = query(
         connection, "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_switch_wal()', 'EXECUTE')"
     )
     if allowed:
         query(connection, "SELECT pg_catalog.pg_switch_wal()::text")
-    return bool(allowed)
 
 
 @contextmanager
