@@ -53,12 +53,7 @@ def fingerprint_source(
     begun, taken_at = time.monotonic(), datetime.now(UTC)
     job.report("opening repository")
     repository = open_repository(config)
-    newest = find_backup(repository, "latest")
-    if newest.method != PHYSICAL:
-        raise PreconditionError(
-            "the newest backup is logical: it can be recovered to no point of the WAL",
-            hint="take a physical backup (`pgproof create --method physical`)",
-        )
+    newest = find_backup(repository, "latest", PHYSICAL)
     with connect(postgres, name="pgproof_fingerprint") as watcher:
         standby, timeline = _identify(watcher, newest)
         names = list(databases) or _databases(watcher)
