@@ -31,7 +31,8 @@ from pgproof.postgres.programs import find_programs
 from pgproof.repository.catalog import find_backup, list_backups
 from pgproof.repository.integrity import check_objects
 from pgproof.repository.repository import Repository
-from pgproof.repository.wal_archive import Inventory, WalArchive
+from pgproof.repository.wal_archive import WalArchive
+from pgproof.repository.wal_inventory import Inventory
 
 _SHOWN = 3
 

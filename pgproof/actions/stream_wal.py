@@ -28,10 +28,11 @@ from pgproof.postgres.wal_slots import check_slot_name, drop_slot
 from pgproof.postgres.wal_stream import show
 from pgproof.repository.leases import Lease, hold_lease
 from pgproof.repository.repository import Repository
-from pgproof.repository.wal_archive import Inventory, WalArchive
+from pgproof.repository.wal_archive import WalArchive
 from pgproof.repository.wal_held import Cadence
 from pgproof.repository.wal_intake import WalIntake
-from pgproof.repository.wal_parts import known_prefix, remove_parts
+from pgproof.repository.wal_inventory import Inventory
+from pgproof.repository.wal_parts import Replaced, known_prefix, left_over
 
 _log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ class _Streamer:
             failpoint("stream.connected")
             source, archive = look_at_source(connection, self._repository, self._options)
             inventory = archive.inventory()
-            _settle(archive, inventory, self._level)
+            old = _settle(archive, inventory, self._level)
             failpoint("stream.settled")
             leg, gap = next_leg(
                 inventory.coverage(),
@@ -124,9 +125,10 @@ class _Streamer:
             at_once = self._at_once(source.listed)
             feed = WalFeed(connection)
             segment = WalSegment.containing(leg.timeline, leg.start, archive.segment_size)
-            cadence = Cadence(self._options.part_seconds, self._options.part_bytes, at_once)
+            options = self._options
+            cadence = Cadence(options.part_seconds, options.part_bytes, at_once, options.keep_seconds)
             parts = _parts_of(inventory, segment)
-            with WalIntake(archive, segment, parts, self._level, cadence, feed.moved) as intake:
+            with WalIntake(archive, segment, parts, self._level, cadence, feed.moved, old) as intake:
                 _log.info(
                     "streaming WAL timeline=%d from=%s synchronous=%s server=%s",
                     leg.timeline,
@@ -276,19 +278,18 @@ def _parts_of(inventory: Inventory, segment: WalSegment) -> list[StoredRange]:
     return [each for each in ranges if each.segment == segment and not each.whole]
 
 
-def _settle(archive: WalArchive, inventory: Inventory, level: int | None) -> None:
-    """Finish what a streamer that died had begun: whole segments replace the parts that make them up."""
-    whole = {stored.range.segment for stored in inventory.pieces if stored.range.whole}
-    parts: dict[WalSegment, list[StoredRange]] = {}
+def _settle(archive: WalArchive, inventory: Inventory, level: int | None) -> list[Replaced]:
+    """Finish what a streamer that died had begun: store segments whole whose parts are complete, and return the
+    parts that were replaced."""
+    known: dict[WalSegment, list[StoredRange]] = {}
     for stored in inventory.pieces:
-        if not stored.range.whole:
-            parts.setdefault(stored.range.segment, []).append(stored.range)
-    for segment, ranges in parts.items():
-        if segment not in whole:
-            if max(each.end for each in ranges) < segment.size:
-                continue
+        known.setdefault(stored.range.segment, []).append(stored.range)
+    old = []
+    for segment, ranges in known.items():
+        if not any(each.whole for each in ranges) and max(each.end for each in ranges) == segment.size:
             data = known_prefix(archive.repository, ranges)
-            if len(data) < segment.size:
-                continue
-            archive.create(StoredRange(segment, 0, segment.size), data, level)
-        remove_parts(archive.repository, segment, ranges, compare=True)
+            if len(data) == segment.size:
+                archive.create(StoredRange(segment, 0, segment.size), data, level)
+                ranges.append(StoredRange(segment, 0, segment.size))
+        old += left_over(segment, ranges)
+    return old

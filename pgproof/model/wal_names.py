@@ -64,8 +64,12 @@ class StoredRange:
     end: int
 
     @property
+    def length(self) -> int:
+        return self.end - self.start
+
+    @property
     def whole(self) -> bool:
-        return self.end - self.start == self.segment.size
+        return self.length == self.segment.size
 
     @property
     def name(self) -> str:

@@ -11,16 +11,18 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Self
 
 from pgproof.errors import ConflictError, DataError, EngineError, TransientError
 from pgproof.failpoints import failpoint
 from pgproof.model.lsn import Lsn, WalSegment
 from pgproof.model.wal_names import StoredRange
+from pgproof.repository.frame_slots import FRAME_SIZE
 from pgproof.repository.wal_archive import WalArchive
 from pgproof.repository.wal_held import Cadence, HeldSegment, HeldWal
-from pgproof.repository.wal_parts import known_prefix, remove_parts
+from pgproof.repository.wal_parts import Replaced, known_prefix, remove_parts
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ _ENDING_SECONDS = 10.0
 
 class WalIntake:
     """Takes the WAL of one timeline in order from the start of a segment, of which `parts` may be stored already.
+    What is `left_over`, there or elsewhere, is removed in time.
 
     `write` belongs to one thread; everything else may be asked from any. `moved` is called, from other threads,
     whenever more is durable.
@@ -45,6 +48,7 @@ class WalIntake:
         level: int | None,
         cadence: Cadence,
         moved: Callable[[], None],
+        left_over: Iterable[Replaced] = (),
     ) -> None:
         theirs = list(parts)
         known = known_prefix(archive.repository, theirs)
@@ -52,8 +56,13 @@ class WalIntake:
         self._level = level
         self._moved = moved
         self._held = HeldWal(segment, known, theirs, archive.system_identifier, cadence)
-        self._tidying: deque[HeldSegment] = deque()
+        self._keep = cadence.keep_seconds
+        # What was replaced, and from when on it may go; always later than what was replaced before.
+        self._going: deque[tuple[float, Replaced]] = deque()
+        self._merging_from = 0.0
         self._changed = threading.Condition()
+        for each in left_over:
+            self._goes(each)
         self._ending = False
         self.failure: EngineError | None = None
         self.trouble: EngineError | None = None
@@ -162,8 +171,8 @@ class WalIntake:
             failpoint("wal.part.stored")
             with self._changed:
                 self._held.part_stored(held, part)
-                if held.whole and held not in self._tidying:
-                    self._tidying.append(held)
+                if held.whole:
+                    self._goes(held.replaced(held.range))
                 self._changed.notify_all()
             self._moved()
 
@@ -175,41 +184,79 @@ class WalIntake:
                         return
                     self._changed.wait()
                 held.begun = True
-            self._persistently(StoredRange(held.segment, 0, held.segment.size), held.data)
+            self._persistently(held.range, held.data)
             failpoint("wal.whole.stored")
             with self._changed:
                 self._held.segment_stored(held)
-                if held.parts or held.theirs:
-                    self._tidying.append(held)
+                self._goes(held.replaced(held.range))
                 self._changed.notify_all()
             self._moved()
 
     def _tidy(self) -> None:
-        """Remove the parts of segments that are stored whole."""
+        """Merge the open segment's parts when they are many, and remove what was replaced. Nothing waits for it."""
         while True:
             with self._changed:
-                while not self._tidying:
+                while (task := self._next_task()) is None:
                     if self._ending:
                         return
-                    self._changed.wait()
-                held = self._tidying.popleft()
-                held.data = bytearray()
-                ours, held.parts = held.parts, []
-                theirs, held.theirs = held.theirs, []
-            failpoint("wal.tidying")
-            self._remove(held.segment, ours, compare=False)
-            self._remove(held.segment, theirs, compare=True)
-            failpoint("wal.tidied")
+                    self._changed.wait(self._until_going())
+            task()
 
-    def _remove(self, segment: WalSegment, parts: list[StoredRange], *, compare: bool) -> None:
+    def _next_task(self) -> Callable[[], None] | None:
+        if self.failure is not None:
+            return None
+        if self._going and self._until_going() == 0:
+            return partial(self._remove, self._going.popleft()[1])
+        if not self._ending and time.monotonic() >= self._merging_from:
+            found = self._held.next_merge()
+            return None if found is None else partial(self._merge, *found)
+        return None
+
+    def _goes(self, replaced: Replaced) -> None:
+        if replaced.ours or replaced.theirs:
+            self._going.append((time.monotonic() + self._keep, replaced))
+
+    def _until_going(self) -> float | None:
+        return max(0.0, self._going[0][0] - time.monotonic()) if self._going else None
+
+    def _merge(self, held: HeldSegment, merged: StoredRange) -> None:
+        key = self._archive.repository.layout.wal_range(merged)
         try:
-            if parts:
-                remove_parts(self._archive.repository, segment, parts, compare=compare)
+            written = self._archive.create_object(key, self._frames(held, merged), self._level)
         except (ConflictError, DataError):
             raise
         except EngineError as error:
+            _log.warning("the parts of WAL segment %s are not merged now: %s", held.segment.name, error)
+            self._merging_from = time.monotonic() + _LONGEST_PAUSE
+            return
+        failpoint("wal.merged")
+        with self._changed:
+            self.stored_bytes += written
+            self._goes(held.replaced(merged))
+            held.parts.append(merged)
+            if held.whole:
+                self._goes(held.replaced(held.range))
+
+    def _frames(self, held: HeldSegment, stored: StoredRange) -> Iterator[bytes]:
+        for at in range(stored.start, stored.end, FRAME_SIZE):
+            with self._changed:
+                frame = bytes(held.data[at : min(at + FRAME_SIZE, stored.end)])
+            yield frame
+
+    def _remove(self, replaced: Replaced) -> None:
+        failpoint("wal.tidying")
+        try:
+            remove_parts(self._archive.repository, replaced)
+        except ConflictError:
+            raise
+        except EngineError as error:
+            if isinstance(error, DataError) and replaced.by.whole:
+                raise
             # Parts that stay are in nobody's way; the next start of a streamer removes them.
-            _log.warning("parts of WAL segment %s stay until the next start: %s", segment.name, error)
+            _log.warning(
+                "parts of WAL segment %s stay until the next start: %s", replaced.by.segment.name, error
+            )
+        failpoint("wal.tidied")
 
     def _persistently(self, stored: StoredRange, data: bytes | bytearray) -> None:
         """Store, for as long as it takes: the stream stands still meanwhile, and nothing is acknowledged."""
