@@ -7,10 +7,10 @@ promotion and a gap are all the same case: what is stored says what comes next.
 from __future__ import annotations
 
 import logging
-import threading
 from contextlib import closing
 
 from pgproof.actions.opening import open_repository
+from pgproof.actions.stream_watches import ListWatch, StandbySlots
 from pgproof.actions.wal_push import wal_level
 from pgproof.actions.wal_source import WalSource, look_at_source
 from pgproof.errors import ConflictError, EngineError, PreconditionError, TransientError
@@ -18,14 +18,14 @@ from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig, PostgresConfig
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn, WalSegment
-from pgproof.model.synchronous import Listed, listed
+from pgproof.model.synchronous import Listed
 from pgproof.model.wal_legs import Gap, Leg, Position, next_leg
 from pgproof.model.wal_names import StoredRange
 from pgproof.model.wal_stream import StreamOptions, StreamReport
 from pgproof.postgres.connection import connect_replication
+from pgproof.postgres.standby_slots import other_servers
 from pgproof.postgres.wal_feed import WalFeed
 from pgproof.postgres.wal_slots import check_slot_name, drop_slot
-from pgproof.postgres.wal_stream import show
 from pgproof.repository.leases import Lease, hold_lease
 from pgproof.repository.repository import Repository
 from pgproof.repository.wal_archive import WalArchive
@@ -37,7 +37,6 @@ from pgproof.repository.wal_parts import Replaced, known_prefix, left_over
 _log = logging.getLogger(__name__)
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
-_LOOK_AT_LIST_SECONDS = 15.0
 _LAST_FLUSH_SECONDS = 5.0
 _REMOVED, _SLOT_BUSY, _SLOT_INVALID = "58P01", "55006", "55000"
 
@@ -136,8 +135,14 @@ class _Streamer:
                     at_once,
                     source.facts.version,
                 )
+
+                def stored() -> Position | None:
+                    return None if intake.durable is None else Position(leg.timeline, intake.durable)
+
+                standbys = other_servers(self._postgres, connection)
                 try:
-                    self._stream(feed, leg, segment, intake)
+                    with StandbySlots(standbys, options, source.facts.system_identifier, stored):
+                        self._stream(feed, leg, segment, intake)
                 except EngineError as error:
                     self._learn(error, leg, source)
                     raise
@@ -147,7 +152,7 @@ class _Streamer:
                         self._durable = Position(leg.timeline, intake.durable)
 
     def _stream(self, feed: WalFeed, leg: Leg, segment: WalSegment, intake: WalIntake) -> None:
-        with _ListWatch(self._postgres, self._options.application_name, self._role) as watch:
+        with ListWatch(self._postgres, self._options.application_name, self._role) as watch:
 
             def goes_on() -> bool:
                 self._lease.check()
@@ -221,39 +226,6 @@ class _Streamer:
         if durable is not None:
             lag = max(0, end - durable) if end is not None else 0
             self._job.report("storing WAL" if lag else "up to date", durable.value, durable.value + lag)
-
-
-class _ListWatch:
-    """Looks from time to time whether synchronous_standby_names has changed: commits may wait for us now.
-
-    A server that does not answer is the stream's business.
-    """
-
-    def __init__(self, postgres: PostgresConfig, name: str, role: Listed | None) -> None:
-        self._postgres = postgres
-        self._name = name
-        self._role = role
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="pgproof-wal-list", daemon=True)
-        self.changed = False
-
-    def __enter__(self) -> _ListWatch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._done.set()
-
-    def _look(self) -> None:
-        while not self._done.wait(_LOOK_AT_LIST_SECONDS):
-            try:
-                with closing(connect_replication(self._postgres)) as connection:
-                    setting = show(connection.pgconn, "synchronous_standby_names")
-            except EngineError:
-                continue
-            if listed(setting, self._name) is not self._role:
-                self.changed = True
-                return
 
 
 def _refuse_server_behind(source: WalSource, leg: Leg) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,25 +12,29 @@ from pgproof.errors import EngineError, PreconditionError
 from pgproof.model.config import BackupConfig, PostgresConfig
 from pgproof.model.lsn import Lsn
 from pgproof.model.report import BackupInfo
+from pgproof.model.servers import place
 from pgproof.model.timelines import TimelineHistory
 from pgproof.model.wal_coverage import Coverage, reachable_end
 from pgproof.model.wal_gaps import gaps_on_the_way
 from pgproof.model.wal_legs import Position
+from pgproof.model.wal_problems import problems_of
 from pgproof.model.wal_status import (
     PrimaryStatus,
     Restorable,
+    StandbyStatus,
     TimelineStatus,
     WalLimits,
     WalStatus,
-    problems_of,
     wal_rate,
 )
 from pgproof.model.wal_stream import DEFAULT_SLOT
 from pgproof.postgres.connection import connect_replication
+from pgproof.postgres.standby_slots import other_servers
 from pgproof.postgres.wal_health import read_wal_health
 from pgproof.postgres.wal_stream import SystemIdentity, identify_system
 from pgproof.repository.catalog import list_backups
-from pgproof.repository.wal_archive import Inventory, StoredWal, WalArchive
+from pgproof.repository.wal_archive import WalArchive
+from pgproof.repository.wal_inventory import Inventory, StoredWal
 
 
 def wal_status(
@@ -52,8 +57,11 @@ def wal_status(
     backups = [each for each in list_backups(repository) if each.method == "physical"]
     now = datetime.now(UTC)
     primary, problem = None, ""
+    standbys: tuple[StandbyStatus, ...] = ()
     try:
-        primary = _primary(postgres, archive, inventory, slot, free_bytes, now)
+        identity, others = _identity(postgres)
+        primary = _primary(postgres, identity, archive, inventory, slot, free_bytes, now)
+        standbys = _standbys(others, identity.timeline, coverage, slot)
     except EngineError as error:
         problem = error.message
     way = histories.get(primary.timeline) if primary is not None else None
@@ -80,19 +88,20 @@ def wal_status(
         restorable=_restorable(archive, inventory, coverage, way, backups, primary, now),
         primary=primary,
         server_problem=problem,
+        standbys=standbys,
     )
     return replace(status, problems=problems_of(status, limits or WalLimits()))
 
 
 def _primary(
     postgres: PostgresConfig,
+    identity: SystemIdentity,
     archive: WalArchive,
     inventory: Inventory,
     slot: str,
     free_bytes: int | None,
     now: datetime,
 ) -> PrimaryStatus:
-    identity = _identity(postgres)
     if identity.system_identifier != archive.system_identifier:
         raise PreconditionError(
             "this is another cluster than the one that is stored under this name",
@@ -124,9 +133,30 @@ def _primary(
     )
 
 
-def _identity(postgres: PostgresConfig) -> SystemIdentity:
+def _identity(postgres: PostgresConfig) -> tuple[SystemIdentity, tuple[PostgresConfig, ...]]:
+    """The server that answers, and the others on the list of hosts."""
     with closing(connect_replication(postgres)) as connection:
-        return identify_system(connection.pgconn)
+        return identify_system(connection.pgconn), other_servers(postgres, connection)
+
+
+def _standbys(
+    servers: Sequence[PostgresConfig], timeline: int, coverage: Coverage, slot: str
+) -> tuple[StandbyStatus, ...]:
+    """The slot on every other server that is a standby; one that cannot be asked may be one."""
+    stored = max((each.end for each in coverage.of_timeline(timeline)), default=None)
+    found = []
+    for server in servers:
+        name = ":".join(place(server))
+        try:
+            health = read_wal_health(server, slot)
+        except EngineError as error:
+            found.append(StandbyStatus(name, None, None, error.message))
+            continue
+        if health.in_recovery:
+            restart = None if health.slot is None else health.slot.restart
+            behind = None if stored is None or restart is None else max(0, stored - restart)
+            found.append(StandbyStatus(name, health.slot, behind))
+    return tuple(found)
 
 
 def _lag_seconds(

@@ -15,6 +15,7 @@ from pgproof.model.timelines import Switch, TimelineHistory
 from pgproof.model.wal_coverage import Coverage, Piece, Stretch, reachable_end
 from pgproof.model.wal_gaps import WalGap, gaps_on_the_way
 from pgproof.model.wal_legs import Position
+from pgproof.model.wal_problems import problems_of
 from pgproof.model.wal_status import (
     PrimaryStatus,
     Restorable,
@@ -22,7 +23,6 @@ from pgproof.model.wal_status import (
     TimelineStatus,
     WalLimits,
     WalStatus,
-    problems_of,
     wal_rate,
 )
 
