@@ -113,7 +113,7 @@ class _Streamer:
             old = _settle(archive, inventory, self._level)
             failpoint("stream.settled")
             leg, gap = next_leg(
-                inventory.coverage(),
+                inventory.stored(),
                 source.history,
                 archive.segment_size,
                 source.reserved,
@@ -122,12 +122,16 @@ class _Streamer:
             self._note_gap(gap)
             _refuse_server_behind(source, leg)
             at_once = self._at_once(source.listed)
+            if not source.facts.full_page_writes:
+                _log.warning(
+                    "full_page_writes is off: pages that are torn in a crash or a restore cannot be mended"
+                )
             feed = WalFeed(connection)
             segment = WalSegment.containing(leg.timeline, leg.start, archive.segment_size)
             options = self._options
             cadence = Cadence(options.part_seconds, options.part_bytes, at_once, options.keep_seconds)
-            parts = _parts_of(inventory, segment)
-            with WalIntake(archive, segment, parts, self._level, cadence, feed.moved, old) as intake:
+            parts, written = _parts_of(inventory, segment), source.identity.position
+            with WalIntake(archive, segment, parts, self._level, cadence, feed.moved, old, written) as intake:
                 _log.info(
                     "streaming WAL timeline=%d from=%s synchronous=%s server=%s",
                     leg.timeline,

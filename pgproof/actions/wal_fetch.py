@@ -97,7 +97,7 @@ class WalFetcher:
         deadline = time.monotonic() + self._grace
         while True:
             inventory = self.archive.later_than(segment)
-            verdict = self._verdict(inventory.coverage(), segment)
+            verdict = self._verdict(inventory.stored(), segment)
             if verdict is Verdict.SERVED:
                 pieces = [each for each in inventory.pieces if each.range.segment == segment]
                 read = self.archive.read_segment(segment, pieces)
@@ -108,7 +108,7 @@ class WalFetcher:
             if verdict is Verdict.ABSENT:
                 # A promise was made by what both copies hold, and is kept as far as it goes.
                 if self._truth is not self.archive and not self._promise:
-                    verdict = self._verdict(self._truth.later_than(segment).coverage(), segment)
+                    verdict = self._verdict(self._truth.later_than(segment).stored(), segment)
                 self._truth.prove_present()
                 if verdict is Verdict.ABSENT:
                     return None

@@ -56,6 +56,7 @@ def wal_status(
     histories = {number: archive.history(number) for number in {1, *inventory.histories, *coverage.timelines}}
     backups = [each for each in list_backups(repository) if each.method == "physical"]
     now = datetime.now(UTC)
+    minimal = {(segment.timeline, segment.start + at) for segment, at in inventory.minimal}
     primary, problem = None, ""
     standbys: tuple[StandbyStatus, ...] = ()
     try:
@@ -79,11 +80,14 @@ def wal_status(
             )
             for number in coverage.timelines
         ),
-        gaps=gaps_on_the_way(
-            coverage,
-            way,
-            archive.segment_size,
-            [Position(backup.timeline, backup.start_lsn) for backup in backups],
+        gaps=tuple(
+            replace(gap, minimal=(gap.timeline, gap.start) in minimal)
+            for gap in gaps_on_the_way(
+                coverage,
+                way,
+                archive.segment_size,
+                [Position(backup.timeline, backup.start_lsn) for backup in backups],
+            )
         ),
         restorable=_restorable(archive, inventory, coverage, way, backups, primary, now),
         primary=primary,
@@ -130,6 +134,7 @@ def _primary(
         ),
         bytes_per_second=wal_rate([(each.stored_at, each.piece.end) for each in pieces]),
         free_bytes=free_bytes if free_bytes is not None else health.free_bytes,
+        full_page_writes=health.full_page_writes,
     )
 
 

@@ -16,9 +16,10 @@ def problems_of(status: WalStatus, limits: WalLimits) -> tuple[Problem, ...]:
 def _in_the_repository(status: WalStatus) -> Iterator[Problem]:
     for gap in status.gaps:
         if not gap.bridged:
+            what = "was written with wal_level = minimal" if gap.minimal else "is missing"
             yield Problem(
                 "gap",
-                f"the WAL of timeline {gap.timeline} is missing from {gap.start} to {gap.end}, and no backup begins "
+                f"the WAL of timeline {gap.timeline} {what} from {gap.start} to {gap.end}, and no backup begins "
                 "behind it: nothing newer can be restored",
                 "take a full backup now: pgproof create --type full",
             )
@@ -36,6 +37,12 @@ def _at_the_server(status: WalStatus, limits: WalLimits) -> Iterator[Problem]:
         yield Problem("server", f"the server was not asked: {status.server_problem}", "mend the connection")
         return
     yield from _about_the_slot(primary)
+    if not primary.full_page_writes:
+        yield Problem(
+            "full-page-writes",
+            "full_page_writes is off at the server: pages that are torn in a crash or a restore cannot be mended",
+            "set full_page_writes = on, reload, and take a full backup",
+        )
     if primary.lag_bytes is None:
         yield Problem(
             "nothing-stored",

@@ -95,6 +95,7 @@ class PrimaryStatus:
     lag_seconds: float | None
     bytes_per_second: float | None
     free_bytes: int | None
+    full_page_writes: bool = True
 
     @property
     def seconds_to_full(self) -> float | None:
@@ -118,6 +119,7 @@ class PrimaryStatus:
             "lag_seconds": self.lag_seconds,
             "wal_bytes_per_second": self.bytes_per_second,
             "free_bytes": self.free_bytes,
+            "full_page_writes": self.full_page_writes,
             "seconds_to_disk_full": self.seconds_to_full,
             "seconds_to_slot_lost": self.seconds_to_lost,
         }

@@ -13,12 +13,13 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
 
-from pgproof.errors import DataError, PreconditionError, TransientError
+from pgproof.errors import ConflictError, DataError, PreconditionError, TransientError
 from pgproof.model.lsn import Lsn, WalSegment
 from pgproof.model.timelines import TimelineHistory
 from pgproof.model.wal_coverage import Coverage
 from pgproof.model.wal_merging import longest
 from pgproof.model.wal_names import StoredRange
+from pgproof.repository.blobs import encode_blob, encode_json
 from pgproof.repository.compression import Buffer
 from pgproof.repository.frame_slots import FRAME_SIZE
 from pgproof.repository.packs import Frame, PackBuilder, make_frame
@@ -204,6 +205,16 @@ class WalArchive:
             for future in waiting:
                 builder.add(future.result())
         return self.repository.create_wal_object(key, builder)
+
+    def note_minimal(self, segment: WalSegment, offset: int) -> int:
+        """Keep for ever that WAL from here on was written with wal_level = minimal."""
+        key = self.repository.layout.minimal(segment, offset)
+        data = encode_blob(self.repository.key, Kind.WAL_NOTE, key, encode_json({"wal_level": "minimal"}))
+        try:
+            self.repository.bucket.create(key, data)
+        except ConflictError:
+            return 0  # its name is all that it says
+        return len(data)
 
     # history files
 

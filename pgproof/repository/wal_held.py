@@ -44,6 +44,7 @@ class HeldSegment:
     parts: list[StoredRange] = field(default_factory=list)
     theirs: list[StoredRange] = field(default_factory=list)
     data: bytearray = field(default_factory=bytearray)
+    scanned: int = 0
     begun: bool = False
     whole: bool = False
 

@@ -19,6 +19,7 @@ from pgproof.errors import ConflictError, DataError, EngineError, TransientError
 from pgproof.failpoints import failpoint
 from pgproof.model.lsn import Lsn, WalSegment
 from pgproof.model.wal_names import StoredRange
+from pgproof.model.wal_settings import MINIMAL, settings_changes
 from pgproof.repository.frame_slots import FRAME_SIZE
 from pgproof.repository.wal_archive import WalArchive
 from pgproof.repository.wal_held import Cadence, HeldSegment, HeldWal
@@ -30,11 +31,13 @@ _WAITING_BYTES = 64 << 20
 _STORING_THREADS = 2
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 _ENDING_SECONDS = 10.0
+_NEVER = Lsn(0)
 
 
 class WalIntake:
     """Takes the WAL of one timeline in order from the start of a segment, of which `parts` may be stored already.
-    What is `left_over`, there or elsewhere, is removed in time.
+    What is `left_over`, there or elsewhere, is removed in time. Of WAL that the server had written `before` it was
+    connected to, it is noted where wal_level was minimal: a server has to be restarted for that.
 
     `write` belongs to one thread; everything else may be asked from any. `moved` is called, from other threads,
     whenever more is durable.
@@ -49,6 +52,7 @@ class WalIntake:
         cadence: Cadence,
         moved: Callable[[], None],
         left_over: Iterable[Replaced] = (),
+        before: Lsn = _NEVER,
     ) -> None:
         theirs = list(parts)
         known = known_prefix(archive.repository, theirs)
@@ -56,6 +60,7 @@ class WalIntake:
         self._level = level
         self._moved = moved
         self._held = HeldWal(segment, known, theirs, archive.system_identifier, cadence)
+        self._before = before
         self._keep = cadence.keep_seconds
         # What was replaced, and from when on it may go; always later than what was replaced before.
         self._going: deque[tuple[float, Replaced]] = deque()
@@ -167,7 +172,8 @@ class WalIntake:
                     self._changed.wait(self._held.until_due())
                 held, part = taken
                 data = bytes(held.data[part.start : part.end])
-            self._persistently(part, data)
+            self._note_settings(held, part.end)
+            self._persistently(partial(self._archive.create, part, data, self._level))
             failpoint("wal.part.stored")
             with self._changed:
                 self._held.part_stored(held, part)
@@ -184,7 +190,8 @@ class WalIntake:
                         return
                     self._changed.wait()
                 held.begun = True
-            self._persistently(held.range, held.data)
+            self._note_settings(held, held.segment.size)
+            self._persistently(partial(self._archive.create, held.range, held.data, self._level))
             failpoint("wal.whole.stored")
             with self._changed:
                 self._held.segment_stored(held)
@@ -258,12 +265,29 @@ class WalIntake:
             )
         failpoint("wal.tidied")
 
-    def _persistently(self, stored: StoredRange, data: bytes | bytearray) -> None:
+    def _note_settings(self, held: HeldSegment, end: int) -> None:
+        """Before the WAL itself is stored, so that it is never acknowledged without."""
+        if held.segment.start + held.scanned >= self._before:
+            return
+        with self._changed:
+            data = bytes(held.data[:end])
+        for change in settings_changes(data, held.scanned):
+            if change.wal_level == MINIMAL:
+                self._persistently(partial(self._archive.note_minimal, held.segment, change.offset))
+                _log.error(
+                    "GAP in the WAL at %s of timeline %d: the server ran with wal_level = minimal, and no restore "
+                    "passes that; take a full backup now",
+                    held.segment.start + change.offset,
+                    held.segment.timeline,
+                )
+        held.scanned = end
+
+    def _persistently(self, store: Callable[[], int]) -> None:
         """Store, for as long as it takes: the stream stands still meanwhile, and nothing is acknowledged."""
         pause = _SHORTEST_PAUSE
         while True:
             try:
-                written = self._archive.create(stored, data, self._level)
+                written = store()
                 break
             except TransientError as error:
                 if self._ending:

@@ -13,8 +13,8 @@ from datetime import datetime
 
 from pgproof.errors import TransientError
 from pgproof.model.lsn import WalSegment
-from pgproof.model.wal_coverage import Coverage, Piece
-from pgproof.model.wal_names import StoredRange, parse_history_name, parse_stored_name
+from pgproof.model.wal_coverage import Coverage, Piece, Stretch
+from pgproof.model.wal_names import StoredRange, parse_history_name, parse_minimal_name, parse_stored_name
 from pgproof.repository.bucket import ObjectInfo
 from pgproof.repository.repository import Repository
 
@@ -41,13 +41,23 @@ class StoredWal:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What a list of the archive showed: pieces in the order of timeline and position, history files by timeline."""
+    """What a list of the archive showed: pieces in the order of timeline and position, history files by timeline, and
+    where WAL begins that was written with wal_level = minimal."""
 
     pieces: tuple[StoredWal, ...]
     histories: tuple[int, ...]
+    minimal: tuple[tuple[WalSegment, int], ...] = ()
+
+    def stored(self) -> Coverage:
+        return Coverage.of(stored.piece for stored in self.pieces)
 
     def coverage(self) -> Coverage:
-        return Coverage.of(stored.piece for stored in self.pieces)
+        """What can be replayed. PostgreSQL refuses what was written with wal_level = minimal, and all behind it; a backup
+        that was taken later begins in a later segment."""
+        found = self.stored()
+        for segment, offset in self.minimal:
+            found = found.without(segment.timeline, Stretch(segment.start + offset, segment.end))
+        return found
 
 
 def list_wal(repository: Repository, segment_size: int, timeline: int | None = None) -> Inventory:
@@ -62,7 +72,7 @@ def list_wal(repository: Repository, segment_size: int, timeline: int | None = N
     pieces = [each for each in found.pieces if each.range.segment != newest[each.range.segment.timeline]]
     for segment in newest.values():
         pieces += list_from(repository, segment).pieces
-    return Inventory(tuple(sorted(pieces, key=_order)), found.histories)
+    return Inventory(tuple(sorted(pieces, key=_order)), found.histories, found.minimal)
 
 
 def list_from(repository: Repository, segment: WalSegment) -> Inventory:
@@ -77,7 +87,7 @@ def list_from(repository: Repository, segment: WalSegment) -> Inventory:
         )
         if time.monotonic() - begun <= LIST_SECONDS:
             pieces = tuple(stored for stored in found.pieces if stored.range.segment >= segment)
-            return Inventory(pieces, found.histories)
+            return Inventory(pieces, found.histories, found.minimal)
     raise TransientError(
         "the repository takes too long to list WAL",
         hint="what is replaced meanwhile may be missing in such a list: see what slows the store down",
@@ -88,6 +98,7 @@ def list_from(repository: Repository, segment: WalSegment) -> Inventory:
 def _listed(repository: Repository, segment_size: int, prefix: str, after: str = "") -> Inventory:
     pieces: list[StoredWal] = []
     histories: list[int] = []
+    minimal: list[tuple[WalSegment, int]] = []
     for info in repository.bucket.list(prefix, after):
         folder, _slash, name = info.key.removeprefix(repository.layout.wal).partition("/")
         found = parse_stored_name(name, segment_size)
@@ -95,7 +106,9 @@ def _listed(repository: Repository, segment_size: int, prefix: str, after: str =
             pieces.append(StoredWal(found, info))
         elif (timeline := parse_history_name(name)) is not None and folder == f"{timeline:08X}":
             histories.append(timeline)
-    return Inventory(tuple(sorted(pieces, key=_order)), tuple(sorted(histories)))
+        elif (note := parse_minimal_name(name, segment_size)) is not None:
+            minimal.append(note)
+    return Inventory(tuple(sorted(pieces, key=_order)), tuple(sorted(histories)), tuple(sorted(minimal)))
 
 
 def _order(stored: StoredWal) -> tuple[WalSegment, int, int]:
