@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.contender import FULL, INCREMENTAL, RESTORE, TENTH, VERIFY, Place, Subject, size_of
+from bench.contender import FULL, INCREMENTAL, RESTORE, TENTH, VERIFY, Place, Subject, discard, size_of
 from bench.measure import Command, measure
 from bench.store import tls_store
 from tests.support import machine
@@ -42,7 +41,7 @@ class Ours:
             else:
                 repository = work / "pgproof"
                 repository.mkdir()
-                stack.callback(shutil.rmtree, repository)
+                stack.callback(discard, repository)
                 environment["BACKUP_DIR"] = str(repository)
                 subject = Subject(
                     _operations(environment),

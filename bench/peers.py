@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.contender import FULL, INCREMENTAL, RESTORE, TENTH, VERIFY, Place, Subject, size_of
+from bench.contender import FULL, INCREMENTAL, RESTORE, TENTH, VERIFY, Place, Subject, discard, size_of
 from bench.measure import Command
 from bench.store import BUCKET, Store, tls_store
 from tests.support import machine
@@ -46,7 +45,7 @@ class PgBaseBackup:
                 [target],
             )
         finally:
-            shutil.rmtree(target, ignore_errors=True)
+            discard(target)
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class PgBackRest:
         for name in ("repository", "lock", "log", "spool"):
             (root / name).mkdir(parents=True)
         with ExitStack() as stack:
-            stack.callback(shutil.rmtree, root)
+            stack.callback(discard, root)
             store = stack.enter_context(tls_store()) if self.place == "S3" else None
             config = root / "pgbackrest.conf"
             config.write_text(self._config(root, source, store))

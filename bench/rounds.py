@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from bench.contender import (
     VERIFY,
     Contender,
     Subject,
+    discard,
     drop_from_cache,
 )
 from bench.measure import measure
@@ -94,7 +94,7 @@ def _one(contender: Contender, source: Cluster, number: int, work: Path, rows: s
                 assert subject.verified in cost.output, (
                     f"{contender.name} did not verify:\n{cost.output[-2000:]}"
                 )
-            shutil.rmtree(path, ignore_errors=True)
+            discard(path)
             yield measured
 
 

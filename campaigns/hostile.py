@@ -82,12 +82,19 @@ def run(campaign: Campaign) -> None:
 
 
 def _cases(campaign: Campaign) -> list[Case]:
-    """Each kind at least once, the others by weight; what needs no seal is tried with both suites."""
+    """Each kind at least once, and as often as its weight says; what needs no seal is tried with both suites."""
     random = campaign.random("cases")
     kinds = [*SEALED, *UNSEALED]
     weights = [WEIGHTS.get(kind, 60) for kind in kinds]
     more = campaign.times(OBJECTS, least=len(kinds)) - len(kinds)
-    chosen = [*kinds, *random.choices(kinds, weights, k=more)]
+    often = [
+        kind
+        for kind, weight in zip(kinds, weights, strict=True)
+        for _ in range(more * weight // sum(weights))
+    ]
+    others = [*often, *random.choices(kinds, weights, k=more - len(often))]
+    random.shuffle(others)
+    chosen = [*kinds, *others]
     return [
         Case(kind, kind in UNSEALED and random.random() < 0.6, f"{campaign.seed} {number}")
         for number, kind in enumerate(chosen)

@@ -83,7 +83,7 @@ def finding(liar: Manifest, omitted: list[Omitted]) -> Finding:
 
 
 def tell_on(repository: Repository, liar: Manifest, omitted: list[Omitted]) -> None:
-    """Store beside the old backup that it is wrong, as a verification that it did not pass."""
+    """Store beside the old backup that it is wrong, as a verification that it did not pass and never will."""
     report = VerificationReport(
         liar.backup_id,
         VerifyLevel.FRAMES,
@@ -93,6 +93,7 @@ def tell_on(repository: Repository, liar: Manifest, omitted: list[Omitted]) -> N
         seconds=0.0,
         bytes_read=0,
         damage=(f"blocks were left out when it was made: {named(omitted)}",),
+        refuted=True,
     )
     store_verification(repository, report)
 

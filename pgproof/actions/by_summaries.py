@@ -31,6 +31,7 @@ from pgproof.postgres.wal_summaries import (
     upload_manifest,
 )
 from pgproof.repository.base import Base
+from pgproof.repository.catalog import refutation
 from pgproof.repository.content import Content
 from pgproof.repository.integrity import check_objects
 from pgproof.repository.rebuild import Rebuild
@@ -86,6 +87,8 @@ class BySummaries:
     def _require_whole_base(self, job: Job) -> None:
         """What is damaged cannot be inherited; comparing stores it again."""
         named = {(owner, n) for owner, bitmap in self._base.packs.items() for n in numbers_of(bitmap)}
+        if refutation(self._repository, self._base.backup_id):
+            raise SummariesUnusable("the base lacks blocks, as an audit found")
         if packs_known_damaged(self._repository, self._base) & named:
             raise SummariesUnusable("the base is damaged, as a verification found")
         _text, missing = check_objects(self._repository, self._base, job)

@@ -97,7 +97,7 @@ def restore_dump_into(
                 feed.check()
                 job.report(f"restoring {target_database}", read, max(read, database.size_bytes))
                 time.sleep(0.05)
-            feed.check()
+            feed.finish()
             said = without_secrets(program.said, target)
     if status < 0 and "error:" not in said:
         raise TransientError(

@@ -27,7 +27,8 @@ from pgproof.repository.content import Content
 from pgproof.repository.frame_stream import batches, read_batch
 from pgproof.repository.repository import Repository
 
-_THREADS = max(2, os.cpu_count() or 1)
+# More than cores: while some wait for the disk, others decompress.
+_THREADS = (os.cpu_count() or 1) + 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pgproof.actions.find_stop import StopFinder
@@ -28,10 +28,11 @@ from pgproof.model.stop_point import StopPoint
 from pgproof.model.timelines import TimelineHistory
 from pgproof.postgres.osuser import OsUser
 from pgproof.postgres.programs import find_programs
-from pgproof.repository.catalog import find_backup, list_backups
+from pgproof.repository.catalog import find_backup, list_backups, refutation
 from pgproof.repository.integrity import check_objects
 from pgproof.repository.repository import Repository
-from pgproof.repository.wal_archive import Inventory, WalArchive
+from pgproof.repository.wal_archive import WalArchive
+from pgproof.repository.wal_inventory import Inventory
 
 _SHOWN = 3
 
@@ -126,6 +127,14 @@ class _Chooser:
         notes: Iterable[str],
     ) -> ChosenRecovery:
         notes = (*notes, *stop.notes)
+        useless = {segment.start + offset for segment, offset in self.inventory.minimal}
+        if stop.at is None and wal_end in useless:
+            # The segment goes on, and PostgreSQL would give up at the record that stands here.
+            stop = replace(stop, at=wal_end, inclusive=False)
+            notes = (
+                *notes,
+                f"from {wal_end} on the server ran with wal_level = minimal: no restore passes that",
+            )
         return ChosenRecovery(manifest, history, stop, wal_end, self.archive, self.inventory, notes)
 
     def _find(
@@ -155,9 +164,10 @@ class _Chooser:
         return base.stopped_at
 
     def _healthy(self, bases: Sequence[Base]) -> tuple[Manifest, list[str]]:
-        """The best of the bases whose objects are all there; a named one is taken as it is."""
+        """The best of the bases whose objects are all there and that no audit refuted; a named one is taken as it is."""
         if not self.picked:
-            return self.newest, []
+            wrong = refutation(self.repository, self.newest.backup_id)
+            return self.newest, [f"DO NOT TRUST this backup: {wrong}"] if wrong else []
         notes: list[str] = []
         for base in bases:
             self.job.checkpoint()
@@ -167,6 +177,8 @@ class _Chooser:
                     continue
                 self._require_own_wal(manifest)
                 _detail, damage = check_objects(self.repository, manifest, self.job)
+                wrong = refutation(self.repository, base.backup_id)
+                damage = [wrong, *damage] if wrong else damage
                 if not damage:
                     return manifest, notes
             except DataError as error:

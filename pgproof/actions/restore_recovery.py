@@ -36,7 +36,7 @@ def run_recovery(
     """
     plan, manifest = prepared.plan, prepared.manifest
     places = {location: Path(place) for location, place in plan.moved.items()}
-    with _wal(config, prepared) as restore_command:
+    with wal_for(config, prepared) as restore_command:
         chosen = prepared.chosen
         with scratch_server(
             programs,
@@ -62,6 +62,12 @@ def run_recovery(
         notes.append(
             f"recovered with PostgreSQL {programs.version}; the source ran {manifest.server_version}"
         )
+    if server.raised_limits:
+        raised = ", ".join(f"{name} = {value}" for name, value in server.raised_limits.items())
+        notes.append(
+            f"the source raised its limits after the backup, and recovery needed that: set {raised} before the first "
+            "start, because the configuration is the backup's"
+        )
     notes += [
         f"the WAL created a tablespace at {location}; it is in {place}"
         for location, place in server.new_tablespaces.items()
@@ -73,7 +79,7 @@ def run_recovery(
 
 
 @contextmanager
-def _wal(config: BackupConfig, prepared: Prepared) -> Iterator[str]:
+def wal_for(config: BackupConfig, prepared: Prepared) -> Iterator[str]:
     """The restore_command: what the backup brought lies in pg_wal; more comes from the repository."""
     chosen = prepared.chosen
     if chosen.wal_end is None:

@@ -137,7 +137,8 @@ class VerificationReport:
     `proven` is true only when the backup was really restored and started. `checks` lists every
     step with its duration; `bytes_read` counts stored bytes, `seconds` the whole run.
     `damage` names what is missing or wrong (object, file and page), or the beginning of it; `damaged_packs` names
-    all packs that are: the next backup that would build on them stores their pages again.
+    all packs that are: the next backup that would build on them stores their pages again. `refuted` is said by an
+    audit: the backup never had the right content, which no later verification takes back.
     """
 
     backup_id: str
@@ -151,12 +152,14 @@ class VerificationReport:
     damage: tuple[str, ...] = ()
     damaged_packs: tuple[str, ...] = ()
     sandbox: str = ""
+    refuted: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {
             "backup_id": self.backup_id,
             "level": str(self.level),
             "ok": self.ok,
+            "refuted": self.refuted,
             "proven": self.proven,
             "started_at": self.started_at.isoformat(),
             "seconds": round(self.seconds, 3),

@@ -12,6 +12,7 @@ from pgproof.model.config import BackupType, VerifyLevel
 from pgproof.model.lsn import Lsn
 from pgproof.model.manifest import LOGICAL, Manifest, is_backup_id
 from pgproof.model.report import BackupInfo, Finding, VerificationReport, VerificationSummary
+from pgproof.model.source_fingerprint import SourceFingerprint
 from pgproof.repository.bucket import Bucket
 from pgproof.repository.layout import ClusterLayout
 from pgproof.repository.repository import Repository
@@ -107,6 +108,52 @@ def store_verification(repository: Repository, report: VerificationReport) -> No
     repository.create_json(Kind.VERIFICATION, key, {"format": 1, **report.to_json()})
 
 
+def refutation(repository: Repository, backup_id: str) -> str:
+    """What an audit has shown to be wrong in a backup that was whole when it was stored; empty if nothing was.
+
+    A report that cannot be read says nothing: it must not stand between anybody and a restore, and `verify` names it.
+    """
+    for info in repository.bucket.list(repository.layout.verifications(backup_id)):
+        try:
+            report = repository.read_json(Kind.VERIFICATION, info.key)
+        except DataError:
+            continue
+        if _refuted(report):
+            damage = report.get("damage")
+            return str(damage[0]) if isinstance(damage, list) and damage else "an audit found it to be wrong"
+    return ""
+
+
+def store_fingerprint(repository: Repository, fingerprint: SourceFingerprint) -> None:
+    """Keep what the source held at one point: any backup from before it can be compared with that."""
+    key = repository.layout.fingerprint(fingerprint.lsn, fingerprint.taken_at)
+    repository.create_json(Kind.FINGERPRINT, key, {"format": 1, **fingerprint.to_json()})
+
+
+def find_fingerprint(repository: Repository, wanted: str, system_identifier: str) -> SourceFingerprint:
+    """The one at this LSN, or the `latest` of the same cluster. Raises PreconditionError if there is none."""
+    prefix = repository.layout.fingerprints
+    lsn = None if wanted == "latest" else _lsn(wanted)
+    for key in sorted((info.key for info in repository.bucket.list(prefix)), reverse=True):
+        if lsn is not None and not key.startswith(f"{prefix}{lsn.value:016X}-"):
+            continue
+        found = SourceFingerprint.from_json(repository.read_json(Kind.FINGERPRINT, key))
+        if found.system_identifier == system_identifier:
+            return found
+    raise PreconditionError(
+        "there are no fingerprints of the source at this point",
+        hint="take some from the running server: --against-source",
+        wanted=wanted,
+    )
+
+
+def _lsn(text: str) -> Lsn:
+    try:
+        return Lsn.parse(text)
+    except ValueError:
+        raise PreconditionError("not an LSN", hint="write it as 16/B374D848, or latest", lsn=text) from None
+
+
 def committed_ids(bucket: Bucket, layout: ClusterLayout) -> list[str]:
     """The ids of all backups that have a manifest, even one that says abandoned or cannot be read."""
     prefix = layout.backups
@@ -140,13 +187,20 @@ def _damaged(repository: Repository, backup_id: str, error: DataError) -> Backup
 
 
 def _summary(repository: Repository, keys: list[str]) -> VerificationSummary | None:
-    """The newest failed verification since the best passed one, else that best one."""
+    """The newest failed verification since the best passed one, else that best one; one that refuted it for ever."""
     best: VerificationSummary | None = None
     for key in sorted(keys):
-        found = _parse_summary(key, repository.read_json(Kind.VERIFICATION, key))
+        report = repository.read_json(Kind.VERIFICATION, key)
+        found = _parse_summary(key, report)
+        if _refuted(report):
+            return found
         if best is None or not found.ok or not best.ok or found.level.includes(best.level):
             best = found
     return best
+
+
+def _refuted(report: dict[str, Any]) -> bool:
+    return report.get("ok") is False and report.get("refuted") is True
 
 
 def _parse_summary(key: str, value: dict[str, Any]) -> VerificationSummary:

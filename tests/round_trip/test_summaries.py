@@ -13,7 +13,10 @@ from pgproof.actions.opening import open_repository
 from pgproof.model.config import BackupType, ChangeDetection, VerifyLevel
 from pgproof.model.filemap import FileEntry, Segment, SegmentBuilder, bitmap_of
 from pgproof.model.manifest import Manifest, MapRef
+from pgproof.model.recovery_request import RecoveryRequest
+from pgproof.model.recovery_target import RecoveryTarget, TargetKind
 from pgproof.model.report import BackupInfo
+from pgproof.recovery import RecoveryManager
 from pgproof.repository.repository import Repository
 from tests.round_trip.conftest import OpenDoors
 from tests.round_trip.trap_workloads import WORKLOADS
@@ -159,6 +162,22 @@ def test_the_audit_finds_what_was_left_out(
         verified = listed[info.backup_id]
         assert verified is not None and not verified.ok
     assert listed[full.backup_id] is None and listed[compared.backup_id] is None
+    # It starts, and yet nothing makes it good again.
+    report = doors.verify(wrong.backup_id, VerifyLevel.START)
+    assert not report.ok and not report.proven and "blocks were left out" in report.damage[0]
+    listed = {info.backup_id: info.verified for info in asyncio.run(doors.manager().list_backups())}
+    verified = listed[wrong.backup_id]
+    assert verified is not None and not verified.ok
+    # A restore to a moment that only the wrong ones are near to begins with the one before them, and says so.
+    moment = RecoveryRequest(RecoveryTarget(TargetKind.LSN, also_wrong.stop_lsn))
+    plan = asyncio.run(
+        RecoveryManager(doors.postgres, doors.manager()).plan_restore(
+            None, work_dir / "planned", request=moment
+        )
+    )
+    assert (
+        plan.backup_id == full.backup_id and sum("blocks were left out" in note for note in plan.notes) == 2
+    )
     doors.restore(compared.backup_id, work_dir / "restored")
     rows = "SELECT count(*), sum(id), sum(hashtext(t::text)) FROM t"
     with Cluster.adopt(work_dir / "restored", 18) as restored:

@@ -1,0 +1,23 @@
+"""Wait until somebody fills in a form in the UI."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from prefect import runtime
+from prefect.flow_runs import pause_flow_run, suspend_flow_run
+from prefect.input import RunInput
+
+_DAY = 24 * 3600
+Form = TypeVar("Form", bound=RunInput)
+
+
+def wait_for_answer(form: type[Form]) -> Form:
+    """A deployed run ends meanwhile, and begins anew when the form is filled in: what it did before must be
+    repeatable, or stored as a task's result."""
+    if runtime.deployment.id:
+        answer = suspend_flow_run(wait_for_input=form, timeout=_DAY, key="approve")
+    else:
+        answer = pause_flow_run(wait_for_input=form, timeout=_DAY, key="approve")
+    assert isinstance(answer, form)
+    return answer
