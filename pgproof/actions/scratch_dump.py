@@ -54,7 +54,11 @@ def dumped_table(
         refuse_too_small({place: dumped.size_bytes + _EMPTY})
         with dump_directory(reader, dumped, place, job) as (directory, _large):
             listing = run(
-                list_command(programs, directory), timeout=_LIST_SECONDS, what="pg_restore", job=job
+                list_command(programs, directory),
+                user=None,
+                timeout=_LIST_SECONDS,
+                what="pg_restore",
+                job=job,
             )
         superuser = make_cluster(programs, place / "data", user, job)
         control = parse_control_file((place / "data" / "global" / "pg_control").read_bytes())
