@@ -115,7 +115,7 @@ def test_a_row_that_changed_in_the_source_without_wal_is_named_by_its_table(worl
 
 
 def test_what_cannot_be_compared_is_refused(world: RecoveryWorld) -> None:
-    with pytest.raises(PreconditionError, match="only by a full verification"):
+    with pytest.raises(PreconditionError, match="only a full verification"):
         verify_backup(world.config, world.backups[0].backup_id, VerifyLevel.START, Job(), against="latest")
     with pytest.raises(PreconditionError, match="no fingerprints of the source at this point"):
         verify(world, "FF/FF")
