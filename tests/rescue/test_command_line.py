@@ -57,7 +57,7 @@ def test_people_see_the_rows_and_how_to_go_on(
         assert pgproof(options(pg18, *more)) == 0
         said = capsys.readouterr().out
         assert "1 row missing, 1 changed, 0 new since" in said
-        assert "missing     backup  1   a long\\x1b[31m body xxxxxxxxx…  ∅" in said
+        assert "missing     backup  1   a long\\x1b[31m body xxxxxxxxxxxx…  ∅" in said
         assert "changed     live    2   ∅" in said
         assert "1 changed row would violate t_parent_fkey: (4)" in said
         assert "--table public.t --rescued before --dbname seen --merge both" in said
