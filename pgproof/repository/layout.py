@@ -71,6 +71,9 @@ class ClusterLayout:
     def partial(self, segment: WalSegment, name: str) -> str:
         return f"{self.segment(segment)}.partial.{name}"
 
+    def minimal(self, segment: WalSegment, offset: int) -> str:
+        return f"{self.segment(segment)}.minimal.{offset:08X}"
+
     def history(self, timeline: int) -> str:
         return f"{self.timeline(timeline)}{timeline:08X}.history"
 
