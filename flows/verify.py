@@ -34,19 +34,23 @@ def _run_name() -> str:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def verify_backup(server: str, repository: str, backup_id: str, level: str) -> VerificationReport:
+def verify_backup(
+    server: str, repository: str, backup_id: str, level: str, against_source: bool = False
+) -> VerificationReport:
     manager = backup_manager(server, repository)
     return run_engine(
-        lambda progress: manager.verify_backup(backup_id, VerifyLevel(level), progress=progress)
+        lambda progress: manager.verify_backup(
+            backup_id, VerifyLevel(level), against_source=against_source, progress=progress
+        )
     )
 
 
 def verify_and_report(
-    server: str, repository: str, backup_id: str, level: str
+    server: str, repository: str, backup_id: str, level: str, against_source: bool = False
 ) -> VerificationReport | State[Any]:
     """Verify, publish what was proven, and answer the state to end the run with if it failed."""
     try:
-        report = verify_backup(server, repository, backup_id, level)
+        report = verify_backup(server, repository, backup_id, level, against_source)
     except DataError as error:
         # The backup cannot even be read so far that a report could be written about it.
         return Failed(name="VerificationFailed", message=str(error))
@@ -68,6 +72,7 @@ def verify(
     backup_id: str = "latest",
     level: Literal["objects", "frames", "start", "full"] = "start",
     server: str = "",
+    against_source: bool = False,
     max_lateness_hours: float = 12,
 ) -> dict[str, Any] | State[Any]:
     """Verify a backup. Nothing outside a scratch directory is written.
@@ -77,7 +82,8 @@ def verify(
         backup_id: Which backup; "latest" is the newest.
         level: Objects are present; frames are readable; start restores and starts the backup; full also
             checks the started server inside.
-        server: Name of the PostgreSQL Server block; a verification does not need one.
+        server: Name of the PostgreSQL Server block; a verification does not need one, unless it compares with it.
+        against_source: At the level full, compare every table with the server's, at exactly one point of its WAL.
         max_lateness_hours: Skip a scheduled run that starts later than this; 0 never skips for age.
 
     Returns:
@@ -85,7 +91,7 @@ def verify(
     """
     if reason := reason_to_skip(max_lateness_hours):
         return Completed(name="Skipped", message=f"nothing was verified: {reason}")
-    outcome = verify_and_report(server, repository, backup_id, level)
+    outcome = verify_and_report(server, repository, backup_id, level, against_source)
     return outcome if isinstance(outcome, State) else outcome.to_json()
 
 

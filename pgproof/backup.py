@@ -104,15 +104,20 @@ class BackupManager:
         level: VerifyLevel = VerifyLevel.START,
         *,
         against: str = "",
+        against_source: bool = False,
         progress: ProgressCallback = no_progress,
     ) -> VerificationReport:
         """Verify a backup (an id, a unique beginning of one, or "latest"); the report is stored beside it.
 
         With `against`, the LSN of fingerprints that `fingerprint_source` took, or "latest", a full verification
-        recovers the backup to exactly that point and compares every table with the source's.
+        recovers the backup to exactly that point and compares every table with the source's; `against_source` takes
+        them first.
         """
-        from pgproof.actions.verify_backup import verify_backup
+        from pgproof.actions.verify_backup import refuse_comparison, verify_backup
 
+        if against_source:
+            refuse_comparison(level)
+            against = str((await self.fingerprint_source(progress=progress)).lsn)
         return await in_thread(
             lambda job: verify_backup(self.config, backup_id, level, job, against=against), progress
         )

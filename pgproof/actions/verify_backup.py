@@ -91,13 +91,21 @@ def verify_backup(
     return report
 
 
+def refuse_comparison(level: VerifyLevel) -> None:
+    if level is not VerifyLevel.FULL:
+        raise PreconditionError(
+            "only a full verification compares with the source", hint="add --level full", level=str(level)
+        )
+
+
 def _source(
     repository: Repository, manifest: Manifest, level: VerifyLevel, against: str
 ) -> SourceFingerprint:
-    if level is not VerifyLevel.FULL or manifest.method == LOGICAL:
+    refuse_comparison(level)
+    if manifest.method == LOGICAL:
         raise PreconditionError(
-            "only a physical backup can be compared with its source, and only by a full verification",
-            hint="add --level full, and name a physical backup",
+            "only a physical backup can be recovered to a point and compared with its source there",
+            hint="name a physical backup",
             backup=manifest.backup_id,
         )
     return find_fingerprint(repository, against, manifest.system_identifier)

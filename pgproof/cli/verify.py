@@ -11,7 +11,6 @@ from pgproof.cli.options import Subparsers, add_command
 from pgproof.cli.progress import progress_bar
 from pgproof.cli.screen import Screen
 from pgproof.cli.waiting import wait_for
-from pgproof.errors import PreconditionError
 from pgproof.model.config import VerifyLevel
 from pgproof.model.report import VerificationReport
 
@@ -48,12 +47,12 @@ def add_commands(commands: Subparsers) -> None:
 def verify(args: argparse.Namespace, screen: Screen) -> int:
     manager = open_backups(args)
     level, against = VerifyLevel(args.level), args.against_fingerprint or ""
-    if (args.against_source or against) and level is not VerifyLevel.FULL:
-        raise PreconditionError("only a full verification compares with the source", hint="add --level full")
     with progress_bar(screen) as progress:
-        if args.against_source:
-            against = str(wait_for(manager.fingerprint_source(progress=progress)).lsn)
-        report = wait_for(manager.verify_backup(args.backup_id, level, against=against, progress=progress))
+        report = wait_for(
+            manager.verify_backup(
+                args.backup_id, level, against=against, against_source=args.against_source, progress=progress
+            )
+        )
     screen.document(report.to_json())
     screen.checks(report.checks)
     for damage in report.damage:

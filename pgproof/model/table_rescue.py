@@ -99,7 +99,8 @@ class TableComparison:
     def summary(self) -> str:
         if self.same:
             return "the live table holds the same rows"
-        return f"{self.missing:,} rows missing, {self.changed:,} changed, {self.new:,} new since"
+        rows = "row" if self.missing == 1 else "rows"
+        return f"{self.missing:,} {rows} missing, {self.changed:,} changed, {self.new:,} new since"
 
     def to_json(self) -> dict[str, Any]:
         return {

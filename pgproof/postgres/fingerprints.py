@@ -41,6 +41,7 @@ WHERE c.relpersistence = 'p'
        OR c.oid = 'pg_catalog.pg_largeobject'::regclass AND EXISTS (SELECT FROM pg_largeobject_metadata))
 ORDER BY 2, 3
 """
+_LOCK_TIMEOUT = "60s"
 # Errors of a table, not of the connection or of the machine.
 _OF_A_TABLE = ("22", "42", "54", "55", "XX", "0A", "53200")
 
@@ -83,6 +84,8 @@ def fingerprint_database(
     """
     with stopping(job, "a fingerprint", connection), connection.transaction():
         fix_settings(connection)
+        # Whoever waits for a lock holds up all who come after it.
+        connection.execute(sql.SQL("SET LOCAL lock_timeout = {}").format(_LOCK_TIMEOUT))
         row = connection.execute("SELECT current_database(), getdatabaseencoding()").fetchone()
         assert row is not None
         tables = [_Table(*found) for found in connection.execute(_TABLES).fetchall()]

@@ -220,7 +220,9 @@ def test_rows_are_put_back_only_when_somebody_approved(
     asyncio.run(BackupManager(cluster.config(), config).create_backup(BackupType.FULL))
     cluster.psql("DELETE FROM t WHERE n <= 100")
     run = ("deployment", "run", "rescue-table/table", "-p", "table=public.t", "-p", "to_backup_end=true")
-    seen: set[str] = set()
+    stack.prefect(*run, "--watch")
+    assert cluster.psql("SELECT count(*) FROM t") == "49900", "it was not asked to put back any"
+    seen = {str(stack.newest_run("rescue-table/table")["id"])}
     for table, state, rows in (("public.other", "Cancelled", "49900"), ("public.t", "Completed", "50000")):
         stack.prefect(*run, "-p", "merge=missing")
 

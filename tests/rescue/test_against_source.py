@@ -19,6 +19,7 @@ from pgproof.model.config import VerifyLevel
 from pgproof.model.job import Job
 from pgproof.model.report import Check, VerificationReport
 from pgproof.model.source_fingerprint import SourceFingerprint
+from tests.round_trip.test_from_standby import caught_up, standby_of
 from tests.support.recovery_world import RecoveryWorld
 from tests.wal.places import config_file
 
@@ -115,9 +116,26 @@ def test_a_row_that_changed_in_the_source_without_wal_is_named_by_its_table(worl
 
 
 def test_what_cannot_be_compared_is_refused(world: RecoveryWorld) -> None:
-    with pytest.raises(PreconditionError, match="only by a full verification"):
+    with pytest.raises(PreconditionError, match="only a full verification"):
         verify_backup(world.config, world.backups[0].backup_id, VerifyLevel.START, Job(), against="latest")
     with pytest.raises(PreconditionError, match="no fingerprints of the source at this point"):
         verify(world, "FF/FF")
     with pytest.raises(PreconditionError, match="not an LSN"):
         verify(world, "newest")
+
+
+def test_a_standby_stands_still_while_it_is_read() -> None:
+    with RecoveryWorld(18) as world:
+        world.cluster.psql(_TABLES)
+        with world.busy(world.cluster, 1):
+            world.backup()
+            with standby_of(world.cluster) as standby:
+                manager = BackupManager(standby.config(), world.config)
+                taken = asyncio.run(manager.fingerprint_source())
+                assert standby.psql("SELECT pg_is_wal_replay_paused()") == "f"
+                caught_up(world.cluster, standby)
+        world.switch(world.cluster)
+        world.push()
+        assert taken.snapshots == () and {each.database for each in taken.databases} == {"app", "postgres"}
+        check = same(verify(world, str(taken.lsn)))
+        assert check.ok is True and f"at {taken.lsn}: 5 tables" in check.detail

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
+from pgproof.errors import Cancelled
 from pgproof.model.fingerprints import DatabaseFingerprint, FingerprintComparison, compare_databases
 from pgproof.model.job import Job
 from pgproof.postgres.fingerprints import compare_connections, fingerprint_database
+from tests.support import machine
 from tests.support.postgres import Cluster
 
 _TABLES = """
@@ -160,6 +163,27 @@ def test_rows_that_a_snapshot_cannot_see_any_more_are_no_difference(cluster: Clu
         with now.transaction():
             found = compare_connections(old, now, Job())
     assert [each.name for each in found.differences] == ["parted_1"]
+
+
+def test_a_query_that_waits_ends_when_the_job_is_stopped(cluster: Cluster, database: str) -> None:
+    job, ended = Job(), list[type[BaseException]]()
+
+    def read() -> None:
+        with cluster.connect(database) as connection:
+            try:
+                fingerprint_database(connection, job)
+            except Cancelled as error:
+                ended.append(type(error))
+
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    with cluster.connect(database) as holder, holder.transaction():
+        holder.execute("LOCK TABLE heap IN ACCESS EXCLUSIVE MODE")
+        reader = threading.Thread(target=read)
+        reader.start()
+        machine.wait_until(lambda: cluster.psql(waiting) == "1", "a query that waits")
+        job.stop.set()
+        reader.join()
+    assert ended == [Cancelled]
 
 
 def test_a_dump_restored_into_another_major_is_the_same(cluster: Cluster, database: str) -> None:
