@@ -9,7 +9,7 @@ from prefect_aws import AwsCredentials, MinIOCredentials
 from pydantic import Field, SecretStr
 
 from pgproof.errors import PreconditionError
-from pgproof.model.config import BackupConfig, ChangeDetection
+from pgproof.model.config import BackupConfig, BackupMethod, ChangeDetection
 
 
 class BackupRepository(Block):
@@ -39,6 +39,11 @@ class BackupRepository(Block):
         change_detection: How backups that build on others find what changed.
         standby: A standby that sends the files.
         max_standby_lag_mb: How far that standby may be behind.
+        method: How backups are taken.
+        databases: Databases of logical backups.
+        tables: Patterns of the tables of logical backups.
+        exclude_tables: Patterns of tables to leave out of logical backups.
+        dump_jobs: How many tables are dumped at a time.
         bin_dir: Directory of PostgreSQL's programs.
         scratch_dir: Directory for scratch restores.
         scratch_user: OS user that scratch servers run as.
@@ -118,6 +123,24 @@ class BackupRepository(Block):
     max_standby_lag_mb: int = Field(
         default=1000, ge=0, description="How many MB of WAL that standby may be behind."
     )
+    method: Literal["auto", "physical", "logical"] = Field(
+        default="auto",
+        description="physical: the whole cluster, over replication; logical: databases, by pg_dump; auto: the first where "
+        "the server allows it, else the second.",
+    )
+    databases: list[str] = Field(
+        default_factory=list,
+        description="Databases of logical backups; empty for all that the role may connect to.",
+    )
+    tables: list[str] = Field(
+        default_factory=list, description="Only tables that fit these patterns of pg_dump; empty for all."
+    )
+    exclude_tables: list[str] = Field(
+        default_factory=list, description="Leave out tables that fit these patterns of pg_dump."
+    )
+    dump_jobs: int = Field(
+        default=2, ge=1, le=64, description="How many tables a logical backup dumps at a time."
+    )
     bin_dir: str | None = Field(
         default=None,
         title="PostgreSQL programs",
@@ -151,6 +174,11 @@ class BackupRepository(Block):
             change_detection=ChangeDetection(self.change_detection),
             standby=self.standby or None,
             max_standby_lag_mb=self.max_standby_lag_mb,
+            method=BackupMethod(self.method),
+            databases=tuple(self.databases),
+            tables=tuple(self.tables),
+            exclude_tables=tuple(self.exclude_tables),
+            dump_jobs=self.dump_jobs,
             bin_dir=self.bin_dir or None,
             scratch_dir=self.scratch_dir or None,
             scratch_user=self.scratch_user or None,
@@ -182,6 +210,11 @@ class BackupRepository(Block):
                 "change_detection": str(config.change_detection),
                 "standby": config.standby,
                 "max_standby_lag_mb": config.max_standby_lag_mb,
+                "method": str(config.method),
+                "databases": list(config.databases),
+                "tables": list(config.tables),
+                "exclude_tables": list(config.exclude_tables),
+                "dump_jobs": config.dump_jobs,
                 "bin_dir": config.bin_dir,
                 "scratch_dir": config.scratch_dir,
                 "scratch_user": config.scratch_user,

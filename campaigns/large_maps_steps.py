@@ -23,8 +23,9 @@ from pgproof.model.manifest import Manifest
 from pgproof.model.summaries import LimitBlocks
 from pgproof.repository.base import Base
 from pgproof.repository.frame_stream import batches
-from pgproof.repository.intake import FileIntake, StoredFiles
+from pgproof.repository.intake import FileIntake
 from pgproof.repository.local import LocalBucket
+from pgproof.repository.map_store import StoredFiles
 from pgproof.repository.rebuild import Patch, Rebuild
 from pgproof.repository.repository import Repository
 from pgproof.repository.resume import StoredFrames

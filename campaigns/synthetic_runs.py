@@ -18,8 +18,9 @@ from pgproof.model.lsn import Lsn, WalSegment
 from pgproof.model.manifest import Manifest
 from pgproof.repository import writer as pack_writer
 from pgproof.repository.frame_stream import batches, read_batch
-from pgproof.repository.intake import FileIntake, StoredFiles
+from pgproof.repository.intake import FileIntake
 from pgproof.repository.integrity import check_objects
+from pgproof.repository.map_store import StoredFiles
 from pgproof.repository.repository import Repository
 from pgproof.repository.resume import interrupted_runs, stored_frames
 from pgproof.repository.sealing import Kind

@@ -20,7 +20,7 @@ from flows.support.settings import backup_manager
 from flows.verify import verify_and_report
 from pgproof.backup import BackupManager
 from pgproof.errors import ConflictError, EngineError
-from pgproof.model.config import BackupType, ChangeDetection
+from pgproof.model.config import BackupMethod, BackupType, ChangeDetection
 from pgproof.model.report import BackupInfo
 
 
@@ -39,12 +39,15 @@ def _run_name() -> str:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def take_backup(server: str, repository: str, type: str, change_detection: str) -> BackupInfo:
+def take_backup(server: str, repository: str, type: str, change_detection: str, method: str) -> BackupInfo:
     """Call the engine; what a broken attempt has stored, the next one finds and does not send again."""
     manager = backup_manager(server, repository)
+    config = manager.config
     if change_detection != "configured":
-        way = ChangeDetection(change_detection)
-        manager = BackupManager(manager.postgres, replace(manager.config, change_detection=way))
+        config = replace(config, change_detection=ChangeDetection(change_detection))
+    if method != "configured":
+        config = replace(config, method=BackupMethod(method))
+    manager = BackupManager(manager.postgres, config)
     return run_engine(
         lambda progress: manager.create_backup(BackupType(type), mirror=False, progress=progress)
     )
@@ -72,6 +75,7 @@ def backup(
     verify: Literal["none", "objects", "frames", "start", "full"] = "none",
     max_lateness_hours: float = 12,
     change_detection: Literal["configured", "compare", "summaries"] = "configured",
+    method: Literal["configured", "auto", "physical", "logical"] = "configured",
 ) -> dict[str, Any] | State[Any]:
     """Take a backup of one PostgreSQL cluster.
 
@@ -83,6 +87,7 @@ def backup(
         max_lateness_hours: Skip a scheduled run that starts later than this; 0 never skips for age.
         change_detection: How to find what changed: as the repository block says, by comparing every page, or
             by the server's WAL summaries where that is safe.
+        method: The whole cluster over replication, or databases by pg_dump: as the repository block says, or this.
 
     Returns:
         The backup's JSON description, or a state named Skipped or VerificationFailed.
@@ -90,7 +95,7 @@ def backup(
     if reason := reason_to_skip(max_lateness_hours):
         return Completed(name="Skipped", message=f"no backup was taken: {reason}")
     try:
-        info = take_backup(server, repository, type, change_detection)
+        info = take_backup(server, repository, type, change_detection, method)
     except ConflictError as error:
         # An hourly one that meets the nightly one: the next hour brings another.
         if type == "full" or "last_sign_of_life" not in error.context:

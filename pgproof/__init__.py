@@ -1,6 +1,6 @@
 """PostgreSQL backup and recovery that proves itself.
 
-`from pgproof import BackupManager, RecoveryManager, BackupConfig, BackupType, PostgresConfig, VerifyLevel`.
+`from pgproof import BackupManager, RecoveryManager, BackupConfig, BackupMethod, BackupType, PostgresConfig, VerifyLevel`.
 Names are imported when first used, because the command line must start at once.
 """
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pgproof.backup import BackupManager as BackupManager
     from pgproof.model.config import BackupConfig as BackupConfig
+    from pgproof.model.config import BackupMethod as BackupMethod
     from pgproof.model.config import BackupType as BackupType
     from pgproof.model.config import PostgresConfig as PostgresConfig
     from pgproof.model.config import VerifyLevel as VerifyLevel
@@ -23,6 +24,7 @@ _HOMES = {
     "BackupManager": "pgproof.backup",
     "RecoveryManager": "pgproof.recovery",
     "BackupConfig": "pgproof.model.config",
+    "BackupMethod": "pgproof.model.config",
     "BackupType": "pgproof.model.config",
     "PostgresConfig": "pgproof.model.config",
     "VerifyLevel": "pgproof.model.config",

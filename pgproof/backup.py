@@ -6,11 +6,12 @@ Each method imports what it needs: `pgproof list` must not wait for PostgreSQL's
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgproof.errors import EngineError
-from pgproof.model.config import BackupConfig, BackupType, PostgresConfig, VerifyLevel
+from pgproof.model.config import BackupConfig, BackupMethod, BackupType, PostgresConfig, VerifyLevel
 from pgproof.model.report import BackupInfo, Check, ProgressCallback, VerificationReport, no_progress
 from pgproof.waiting import in_thread
 
@@ -27,6 +28,7 @@ __all__ = [
     "BackupConfig",
     "BackupInfo",
     "BackupManager",
+    "BackupMethod",
     "BackupType",
     "PostgresConfig",
     "VerificationReport",
@@ -58,10 +60,11 @@ class BackupManager:
         self,
         backup_type: BackupType | None = None,
         *,
+        method: BackupMethod | None = None,
         mirror: bool = True,
         progress: ProgressCallback = no_progress,
     ) -> BackupInfo:
-        """Take a backup, by default of the configured type; it is whole and durable when this returns.
+        """Take a backup, by default of the configured type and method; it is whole and durable when this returns.
 
         Where a directory and a bucket are configured, the bucket is then given what it lacks. If that fails the
         error is raised although the backup exists; its context names it. Without `mirror` this is left to
@@ -70,7 +73,8 @@ class BackupManager:
         from pgproof.actions.take_backup import take_backup
 
         kind = backup_type if backup_type is not None else self.config.backup_type
-        info = await in_thread(lambda job: take_backup(self.postgres, self.config, kind, job), progress)
+        config = self.config if method is None else replace(self.config, method=method)
+        info = await in_thread(lambda job: take_backup(self.postgres, config, kind, job), progress)
         if mirror and self.config.mirror_bucket:
             try:
                 await self.copy_to_mirror(progress=progress)

@@ -3,6 +3,7 @@
 from pgproof.backup import BackupConfig as BackupConfig
 from pgproof.backup import BackupInfo as BackupInfo
 from pgproof.backup import BackupManager as BackupManager
+from pgproof.backup import BackupMethod as BackupMethod
 from pgproof.backup import BackupType as BackupType
 from pgproof.backup import PostgresConfig as PostgresConfig
 from pgproof.backup import VerificationReport as VerificationReport

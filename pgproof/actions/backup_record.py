@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,12 +14,11 @@ from pgproof.actions.page_check import damaged_pages
 from pgproof.model.config import BackupType
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
-from pgproof.model.manifest import Manifest, Standby, Tablespace
+from pgproof.model.manifest import LOGICAL, PHYSICAL, DumpedDatabase, Manifest, Standby, Tablespace
 from pgproof.model.notices import finding_for
 from pgproof.model.report import Finding
 from pgproof.postgres.facts import ServerContext, ServerFacts
-from pgproof.repository.base import Base
-from pgproof.repository.intake import StoredFiles
+from pgproof.repository.map_store import StoredFiles
 from pgproof.repository.repository import Repository
 
 
@@ -71,7 +70,7 @@ class BackupRecord:
                 damaged_pages(repository, files, self.facts.block_size, list(self.findings), job)
             )
         if files.reused_bytes:
-            self.findings.append(_resumed(files))
+            self.findings.append(resumed(files))
         if not self.facts.data_checksums:
             self.findings.append(
                 Finding("no-checksums", "the cluster has no data checksums: damaged pages cannot be noticed")
@@ -88,13 +87,15 @@ class BackupRecord:
         history: bytes,
         start: Lsn,
         stop: Lsn,
+        databases: Sequence[DumpedDatabase] = (),
     ) -> Manifest:
+        """With `databases` it is a logical one."""
         facts = self.facts
         return Manifest(
             backup_id=self.backup_id,
             cluster=cluster,
             type=self.type,
-            method="physical",
+            method=LOGICAL if databases else PHYSICAL,
             parent_id=self.base.backup_id if self.base else None,
             started_at=self.started_at,
             finished_at=datetime.now(UTC),
@@ -120,6 +121,7 @@ class BackupRecord:
             seconds=self.seconds,
             pages=self.pages,
             standby=self.standby,
+            databases=tuple(databases),
         )
 
 
@@ -132,9 +134,9 @@ def without_summaries(reason: str) -> Finding:
     return Finding("summaries-not-used", f"pages were compared instead of using WAL summaries: {reason}")
 
 
-def healed(base: Base) -> Finding:
-    """What the base has in objects that cannot be built on."""
-    named = sorted(base.given_up)
+def healed(given_up: Collection[str]) -> Finding:
+    """`given_up` are the objects of the base that cannot be built on."""
+    named = sorted(given_up)
     more = f" and {len(named) - 3:,} more" if len(named) > 3 else ""
     return Finding(
         "healed",
@@ -144,7 +146,7 @@ def healed(base: Base) -> Finding:
     )
 
 
-def _resumed(files: StoredFiles) -> Finding:
+def resumed(files: StoredFiles) -> Finding:
     return Finding(
         "resumed",
         f"{files.reused_bytes / 1e6:,.1f} MB of {files.size_bytes / 1e6:,.1f} MB had been stored by an "

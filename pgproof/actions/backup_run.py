@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -12,13 +10,14 @@ from typing import Any
 import psycopg
 
 from pgproof.actions.audit_base import audit_for, finding, liars, limits_since, tell_on
+from pgproof.actions.backup_commit import announce, commit
 from pgproof.actions.backup_record import BackupRecord, healed
 from pgproof.actions.backup_wal import wait_for_wal, wal_writer
 from pgproof.actions.by_summaries import BySummaries
 from pgproof.actions.choose_base import packs_known_damaged
 from pgproof.actions.receive import Receiver
 from pgproof.actions.standby import StandbySource
-from pgproof.errors import ConflictError, DataError, PreconditionError, TransientError
+from pgproof.errors import DataError, PreconditionError, TransientError
 from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig, PostgresConfig
 from pgproof.model.job import Job
@@ -31,17 +30,14 @@ from pgproof.postgres.facts import read_context
 from pgproof.postgres.wal_stream import SystemIdentity, WalStream, stream_wal, timeline_history
 from pgproof.repository.audit import Audit, Omitted
 from pgproof.repository.base import Base
-from pgproof.repository.intake import FileIntake, StoredFiles
-from pgproof.repository.integrity import check_objects
+from pgproof.repository.intake import FileIntake
 from pgproof.repository.leases import Lease
+from pgproof.repository.map_store import StoredFiles
 from pgproof.repository.rebuild import Rebuild
 from pgproof.repository.repository import Repository
 from pgproof.repository.resume import interrupted_runs, stored_frames
-from pgproof.repository.sealing import Kind
 from pgproof.repository.wal_writer import WalWriter
 from pgproof.repository.writer import PackWriter
-
-_log = logging.getLogger(__name__)
 
 _LOOK_EVERY = 16 << 20
 
@@ -81,7 +77,7 @@ class BackupRun:
     def take(self, summaries: BySummaries | None = None) -> BackupInfo:
         """Raises SummariesUnusable if only then it turns out that these cannot be used: nothing is committed."""
         record = self._record
-        self._announce()
+        announce(self._repository, record, self._interrupted)
         failpoint("backup.intended")
         self._job.report("reading settings")
         context = read_context(self._postgres)
@@ -125,22 +121,10 @@ class BackupRun:
             started.lsn,
             ended.lsn,
         )
-        self._commit(manifest)
+        commit(self._repository, self._lease, manifest, self._job)
+        for liar in self._liars:
+            tell_on(self._repository, *liar)
         return manifest.info()
-
-    def _announce(self) -> None:
-        """The intent, before anything else: nobody collects what this run stores or builds on."""
-        self._repository.create_json(
-            Kind.INTENT,
-            self._repository.layout.intent(self._record.backup_id),
-            {
-                "format": 1,
-                "started_at": self._record.started_at.isoformat(),
-                "host": os.uname().nodename,
-                "pid": os.getpid(),
-                "parents": [*self._interrupted, *(self._base.packs if self._base else ())],
-            },
-        )
 
     def _wal_writer(self, identity: SystemIdentity, start: Lsn, segment_size: int) -> WalWriter:
         self._wal = wal_writer(self._repository, self._facts, self._level, identity, start, segment_size)
@@ -210,7 +194,7 @@ class BackupRun:
             if base is not None and base.given_up:
                 if summaries is not None:
                     raise SummariesUnusable("the base is damaged", object=min(base.given_up))
-                self._record.findings.append(healed(base))
+                self._record.findings.append(healed(base.given_up))
             if audit is not None and self._base is not None:
                 self._record.pages = {"audited": audit.judged, "omitted": audit.count}
                 self._liars = list(liars(repository, self._base, owners, audit))
@@ -237,34 +221,3 @@ class BackupRun:
                 self._lease.check()
                 total = receiver.started.size_bytes if receiver.started else 0
                 self._job.report("copying", received, max(total, received))
-
-    def _commit(self, manifest: Manifest) -> None:
-        self._job.report("committing")
-        self._lease.check()
-        self._check_objects(manifest)
-        failpoint("backup.checked")
-        self._repository.commit(manifest)
-        failpoint("backup.committed")
-        for liar in self._liars:
-            tell_on(self._repository, *liar)
-        _log.info(
-            "backup committed id=%s status=%s changes=%s size=%d stored=%d files=%d findings=%d seconds=%.1f",
-            manifest.backup_id,
-            manifest.status,
-            manifest.change_detection,
-            manifest.size_bytes,
-            manifest.stored_bytes,
-            manifest.files,
-            len(manifest.findings),
-            (manifest.finished_at - manifest.started_at).total_seconds(),
-        )
-
-    def _check_objects(self, manifest: Manifest) -> None:
-        """What the manifest names is there, at the last moment before it is told."""
-        _text, missing = check_objects(self._repository, manifest, self._job)
-        if missing:
-            raise ConflictError(
-                "objects of this backup are gone from the repository",
-                hint="something else deletes here; find it, then take the backup again",
-                missing="; ".join(missing[:3]),
-            )

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 
+from pgproof.actions.check_methods import logical_method, physical_method
 from pgproof.actions.cluster_identity import ensure_cluster
 from pgproof.actions.opening import open_repository
 from pgproof.errors import EngineError, PreconditionError
@@ -30,11 +31,20 @@ from pgproof.repository.probe import store_answers
 from pgproof.repository.repository import Repository
 
 _MAX_CLOCK_SECONDS = 60.0
+_REPLICATION = ("replication connection", "server", "WAL senders", "replication slots", "primary")
 
 
 def check_setup(postgres: PostgresConfig, config: BackupConfig) -> list[Check]:
     """Try what a backup and its verification need; failed checks carry the remedy. Changes nothing."""
-    return [*_server(postgres, config), *_ordinary(postgres)]
+    replication = list(_server(postgres, config))
+    if config.logical_only:
+        # None of it is needed.
+        replication = [
+            replace(check, ok=check.ok or None) if check.name in _REPLICATION else check
+            for check in replication
+        ]
+    allowed = next(check for check in replication if check.name == _REPLICATION[0])
+    return [*replication, *_ordinary(postgres, config), physical_method(allowed.ok is True)]
 
 
 def _server(postgres: PostgresConfig, config: BackupConfig) -> Iterator[Check]:
@@ -123,19 +133,21 @@ def _programs(facts: ServerFacts, config: BackupConfig) -> Iterator[Check]:
     yield replace(check, ok=None) if check.ok is False else check
 
 
-def _ordinary(postgres: PostgresConfig) -> Iterator[Check]:
+def _ordinary(postgres: PostgresConfig, config: BackupConfig) -> Iterator[Check]:
     begun = time.monotonic()
     try:
         with closing(connect(postgres)) as connection:
             yield _passed("ordinary connection", "settings and configuration are recorded", begun)
-            yield from _rights(connection)
+            if not config.logical_only:
+                yield from _rights(connection)
             (server_now,) = query(connection, "SELECT clock_timestamp()")[0]
             yield compare_clocks(server_now, datetime.now(server_now.tzinfo))
+            yield from logical_method(postgres, config, connection)
         for finding in read_context(postgres).findings:
             yield Check(finding.kind, None, finding.message)
     except EngineError as error:
-        # A backup works without it, only with less beside it.
-        yield replace(_failed("ordinary connection", error), ok=None)
+        # A physical backup works without it, only with less beside it.
+        yield replace(_failed("ordinary connection", error), ok=False if config.logical_only else None)
 
 
 def _rights(connection: psycopg.Connection[Any]) -> Iterator[Check]:

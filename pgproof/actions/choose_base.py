@@ -10,8 +10,7 @@ from typing import Any
 from pgproof.errors import DataError
 from pgproof.model.config import BackupType
 from pgproof.model.damage import damaged_packs
-from pgproof.model.manifest import Manifest
-from pgproof.postgres.facts import ServerFacts
+from pgproof.model.manifest import PHYSICAL, Manifest
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
 
@@ -19,11 +18,15 @@ _log = logging.getLogger(__name__)
 
 
 def choose_base(
-    repository: Repository, committed: Iterable[str], backup_type: BackupType, facts: ServerFacts
+    repository: Repository,
+    committed: Iterable[str],
+    backup_type: BackupType,
+    block_size: int,
+    method: str = PHYSICAL,
 ) -> Manifest | None:
     """The newest of the committed backups, for a differential one the newest full one, that can be read; None if there is none.
 
-    Pages are compared by their content, so it may be of any timeline, and degraded.
+    One chain never changes its method. Content is compared, so it may be of any timeline, and degraded.
     """
     if backup_type is BackupType.FULL:
         return None
@@ -35,7 +38,7 @@ def choose_base(
         except DataError as error:
             _log.warning("not built on: %s", error)
             continue
-        if manifest is not None and (manifest.method, manifest.block_size) == ("physical", facts.block_size):
+        if manifest is not None and (manifest.method, manifest.block_size) == (method, block_size):
             return manifest
     return None
 
@@ -59,3 +62,16 @@ def packs_known_damaged(repository: Repository, base: Manifest) -> set[tuple[str
 
     with ThreadPoolExecutor(8, thread_name_prefix="pgproof-reports") as pool:
         return set().union(*pool.map(read, keys))
+
+
+def newest_method(repository: Repository, committed: Iterable[str]) -> str | None:
+    """The method of the newest backup that can be read; None without one."""
+    for backup_id in sorted(committed, reverse=True):
+        try:
+            manifest = repository.read_manifest(backup_id)
+        except DataError as error:
+            _log.warning("not looked at: %s", error)
+            continue
+        if manifest is not None:
+            return manifest.method
+    return None

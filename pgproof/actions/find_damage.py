@@ -20,6 +20,7 @@ from pgproof.model.harm import DamageReport, HarmfulTransaction, judge, restore_
 from pgproof.model.harm_scan import HarmScan, Suspect
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
+from pgproof.model.manifest import PHYSICAL
 from pgproof.model.recovery_choice import Reach, choose_timeline, find_reaches, refuse
 from pgproof.postgres.osuser import service_user
 from pgproof.postgres.programs import find_programs
@@ -46,7 +47,7 @@ def find_damage(postgres: PostgresConfig, config: BackupConfig, question: Questi
     begun = time.monotonic()
     job.report("opening repository")
     repository = open_for_reading(config)
-    newest = find_backup(repository, "latest")
+    newest = find_backup(repository, "latest", PHYSICAL)
     archive = WalArchive(repository, newest.system_identifier, newest.wal_segment_size)
     inventory, bases = archive.inventory(), all_bases(repository, newest)
     histories = known_histories(archive, inventory, newest, bases)

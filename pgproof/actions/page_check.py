@@ -10,7 +10,7 @@ from pgproof.model.notices import damaged_file
 from pgproof.model.pages import bad_pages, segment_number
 from pgproof.model.report import Finding
 from pgproof.repository.content import Content
-from pgproof.repository.intake import StoredFiles
+from pgproof.repository.map_store import StoredFiles
 from pgproof.repository.repository import Repository
 
 _SHOWN = 20

@@ -13,7 +13,7 @@ from pgproof.errors import DataError
 from pgproof.model.config import BackupConfig
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
-from pgproof.model.manifest import Manifest
+from pgproof.model.manifest import PHYSICAL, Manifest
 from pgproof.model.recovery_choice import (
     Base,
     Reach,
@@ -65,7 +65,7 @@ def choose_recovery(
     """
     # The newest backup may end behind the target: then "latest" can only mean that one shall be picked.
     picked = backup_id is None or (backup_id == "latest" and request.target is not None)
-    newest = find_backup(repository, "latest" if backup_id is None else backup_id)
+    newest = find_backup(repository, "latest" if backup_id is None else backup_id, PHYSICAL)
     bases = all_bases(repository, newest) if picked else [_base(newest)]
     archive = WalArchive(repository, newest.system_identifier, newest.wal_segment_size)
     inventory = archive.inventory()

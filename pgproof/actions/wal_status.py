@@ -10,6 +10,7 @@ from pgproof.actions.opening import open_for_reading
 from pgproof.errors import EngineError, PreconditionError
 from pgproof.model.config import BackupConfig, PostgresConfig
 from pgproof.model.lsn import Lsn
+from pgproof.model.manifest import PHYSICAL
 from pgproof.model.report import BackupInfo
 from pgproof.model.timelines import TimelineHistory
 from pgproof.model.wal_coverage import Coverage, reachable_end
@@ -49,7 +50,7 @@ def wal_status(
     inventory = archive.inventory()
     coverage = inventory.coverage()
     histories = {number: archive.history(number) for number in {1, *inventory.histories, *coverage.timelines}}
-    backups = [each for each in list_backups(repository) if each.method == "physical"]
+    backups = [each for each in list_backups(repository) if each.method == PHYSICAL]
     now = datetime.now(UTC)
     primary, problem = None, ""
     try:

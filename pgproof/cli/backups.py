@@ -16,7 +16,7 @@ from pgproof.cli.text import Column, Table
 from pgproof.cli.via_prefect import create_via_prefect
 from pgproof.cli.waiting import wait_for
 from pgproof.errors import EngineError
-from pgproof.model.config import BackupType, ChangeDetection, VerifyLevel
+from pgproof.model.config import BackupMethod, BackupType, ChangeDetection, VerifyLevel
 from pgproof.model.report import BackupInfo, VerificationSummary
 
 if TYPE_CHECKING:
@@ -29,6 +29,33 @@ _TYPES = [str(kind) for kind in BackupType]
 def add_commands(commands: Subparsers) -> None:
     create_parser = add_command(commands, "create", create, "take a backup")
     create_parser.add_argument("--type", choices=_TYPES, help="full unless configured otherwise")
+    create_parser.add_argument(
+        "--method",
+        choices=[str(method) for method in BackupMethod],
+        help="physical: the whole cluster, over replication; logical: databases, by pg_dump; auto (the default): the "
+        "first where the server allows it, else the second",
+    )
+    create_parser.add_argument(
+        "--database",
+        dest="databases",
+        action="append",
+        metavar="NAME",
+        help="dump this database (may be repeated); by default all that the role may connect to",
+    )
+    create_parser.add_argument(
+        "--table",
+        dest="tables",
+        action="append",
+        metavar="PATTERN",
+        help="dump only tables that fit, as pg_dump --table (may be repeated)",
+    )
+    create_parser.add_argument(
+        "--exclude-table",
+        dest="exclude_tables",
+        action="append",
+        metavar="PATTERN",
+        help="leave out tables that fit, as pg_dump --exclude-table (may be repeated)",
+    )
     create_parser.add_argument(
         "--max-rate", metavar="KB", type=whole_number, help="limit the server's sending, kilobytes a second"
     )
@@ -80,7 +107,7 @@ def create(args: argparse.Namespace, screen: Screen) -> int:
     if failure is None:
         screen.document(info.to_json())
     way = "" if info.change_detection == "none" else f" by {info.change_detection}"
-    screen.say(f"Backup {info.backup_id} is complete ({info.type}{way}, {info.status}).")
+    screen.say(f"Backup {info.backup_id} is complete ({info.method}, {info.type}{way}, {info.status}).")
     rate = f", {text.size(info.size_bytes / info.seconds)}/s" if info.seconds > 0 else ""
     screen.figures(
         [
@@ -88,7 +115,7 @@ def create(args: argparse.Namespace, screen: Screen) -> int:
             ("stored", text.size(info.stored_bytes)),
             ("duration", f"{text.duration(info.seconds)}{rate}"),
             ("server", f"PostgreSQL {info.server_version}, timeline {info.timeline}"),
-            ("WAL", f"{info.start_lsn} to {info.stop_lsn}"),
+            _wal(info),
         ]
     )
     for finding in info.findings:
@@ -99,6 +126,12 @@ def create(args: argparse.Namespace, screen: Screen) -> int:
     if copied is not None:
         screen.say(_copied_words(copied))
     return Exit.OK
+
+
+def _wal(info: BackupInfo) -> tuple[str, str]:
+    if info.start_lsn == info.stop_lsn:
+        return "position", str(info.start_lsn)
+    return "WAL", f"{info.start_lsn} to {info.stop_lsn}"
 
 
 def mirror(args: argparse.Namespace, screen: Screen) -> int:
@@ -137,6 +170,7 @@ def backup_table(backups: list[BackupInfo], now: datetime) -> Table:
         columns=[
             Column("id"),
             Column("type"),
+            Column("method"),
             Column("status"),
             Column("when"),
             Column("duration", right=True),
@@ -149,6 +183,7 @@ def backup_table(backups: list[BackupInfo], now: datetime) -> Table:
             (
                 info.backup_id,
                 str(info.type),
+                info.method,
                 status_words(info),
                 text.when(info.finished_at, now),
                 text.duration(info.seconds),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pgproof.errors import PreconditionError
-from pgproof.model.config import BackupConfig, BackupType, ChangeDetection, PostgresConfig
+from pgproof.model.config import BackupConfig, BackupMethod, BackupType, ChangeDetection, PostgresConfig
 
 # The variables BackupConfig.from_env reads; needed apart from it to see what the environment leaves open.
 VARIABLES = {
@@ -34,6 +34,7 @@ VARIABLES = {
     "BACKUP_RETENTION_DAYS": "retention_days",
     "BACKUP_CHANGE_DETECTION": "change_detection",
     "BACKUP_STANDBY": "standby",
+    "BACKUP_METHOD": "method",
 }
 _PLACE = frozenset({"repository_url", "backup_dir", "s3_bucket"})
 _PASSPHRASE = frozenset({"passphrase", "passphrase_file"})
@@ -151,6 +152,10 @@ def _backup(args: argparse.Namespace, environ: Mapping[str, str], table: Mapping
                 "change_detection",
                 "standby",
                 "max_standby_lag_mb",
+                "method",
+                "databases",
+                "tables",
+                "exclude_tables",
                 "bin_dir",
                 "encryption",
                 "passphrase",
@@ -182,6 +187,10 @@ def _fits(value: object, annotation: str) -> bool:
         return value in set(BackupType)
     if annotation == "ChangeDetection":
         return value in set(ChangeDetection)
+    if annotation == "BackupMethod":
+        return value in set(BackupMethod)
+    if annotation.startswith("tuple[str"):
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
     if annotation.startswith("Mapping"):
         return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
     wanted = {"str": str, "int": int, "bool": bool}[annotation.partition(" ")[0]]

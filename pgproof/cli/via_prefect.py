@@ -18,7 +18,7 @@ from pgproof.errors import PreconditionError
 DEPLOYMENT = "backup/daily-full"
 _NOT_PASSED_ON = (
     "cluster", "config", "repository", "host", "port", "user", "dbname", "max_rate", "compression_level",
-    "change_detection", "standby", "max_standby_lag_mb",
+    "change_detection", "standby", "max_standby_lag_mb", "method", "databases", "tables", "exclude_tables",
 )  # fmt: skip
 
 

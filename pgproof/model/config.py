@@ -24,6 +24,14 @@ class BackupType(StrEnum):
     INCREMENTAL = "incremental"
 
 
+class BackupMethod(StrEnum):
+    """The whole cluster over replication, or databases by pg_dump; AUTO is the first where the server allows it."""
+
+    AUTO = "auto"
+    PHYSICAL = "physical"
+    LOGICAL = "logical"
+
+
 class ChangeDetection(StrEnum):
     """How unchanged pages are found: by comparing all of them, or by the server's WAL summaries."""
 
@@ -161,6 +169,9 @@ class BackupConfig:
     `change_detection` is how backups that build on others find what changed; "summaries" (PostgreSQL 17 and
     later) is given up for "compare" wherever it would not be safe. `standby` ("host" or "host:port") sends the files
     in place of the primary, which is asked all the same, unless it is more than `max_standby_lag_mb` of WAL behind.
+    `method` is how a backup is taken. A logical one is of the `databases` named, by default of all that the role may
+    connect to, and with `tables` or without `exclude_tables` (patterns, as pg_dump has them) of a part of their tables;
+    naming any of these is asking for a logical one. `dump_jobs` is how many tables are dumped at a time.
     """
 
     backup_dir: str | None = None
@@ -190,6 +201,11 @@ class BackupConfig:
     change_detection: ChangeDetection = ChangeDetection.COMPARE
     standby: str | None = None
     max_standby_lag_mb: int = 1000
+    method: BackupMethod = BackupMethod.AUTO
+    databases: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    exclude_tables: tuple[str, ...] = ()
+    dump_jobs: int = 2
 
     def __post_init__(self) -> None:
         if not _CLUSTER_NAME.match(self.cluster):
@@ -210,6 +226,34 @@ class BackupConfig:
                 hint="give kilobytes a second from 32 to 1048576",
                 max_rate=self.max_rate,
             )
+        if not 1 <= self.dump_jobs <= 64:
+            raise PreconditionError(
+                "the number of tables to dump at a time is out of range",
+                hint="choose 1 to 64; 2 is the default",
+                dump_jobs=self.dump_jobs,
+            )
+        if self.method is BackupMethod.PHYSICAL and self.selects:
+            raise PreconditionError(
+                "a physical backup is always of the whole cluster",
+                hint="leave out databases and tables, or take a logical backup (--method logical)",
+            )
+        if any("\0" in name or not name for name in (*self.databases, *self.tables, *self.exclude_tables)):
+            raise PreconditionError("a name is empty or has a zero byte", hint="correct the name")
+        if self.standby and self.logical_only:
+            raise PreconditionError(
+                "a logical backup is taken from one server",
+                hint="connect to the standby itself, and leave out --from-standby",
+            )
+
+    @property
+    def selects(self) -> bool:
+        """Whether databases or tables are named, so that only a logical backup can be meant."""
+        return bool(self.databases or self.tables or self.exclude_tables)
+
+    @property
+    def logical_only(self) -> bool:
+        """Whether a logical backup is asked for."""
+        return self.method is BackupMethod.LOGICAL or self.selects
 
     def completed(self, environ: Mapping[str, str]) -> Self:
         """The same, with what it leaves open of the passphrase and of S3 access taken from `environ`."""
@@ -256,6 +300,7 @@ class BackupConfig:
             "retention_days": _number(environ, "BACKUP_RETENTION_DAYS"),
             "standby": environ.get("BACKUP_STANDBY") or None,
             "change_detection": _change_detection(environ.get("BACKUP_CHANGE_DETECTION", "").strip() or None),
+            "method": _method(environ.get("BACKUP_METHOD", "").strip() or None),
         }
         values.update({key: value for key, value in overrides.items() if value is not None})
         return cls(**{key: value for key, value in values.items() if value is not None})
@@ -276,6 +321,11 @@ class BackupConfig:
             rest["backup_type"] = _backup_type(rest["backup_type"])
         if "change_detection" in rest:
             rest["change_detection"] = _change_detection(rest["change_detection"])
+        if "method" in rest:
+            rest["method"] = _method(rest["method"])
+        for name in ("databases", "tables", "exclude_tables"):
+            if name in rest:
+                rest[name] = tuple(rest[name])
         if "checks" in rest:
             rest["checks"] = tuple(_user_check(check) for check in rest["checks"])
         return cls(**rest)
@@ -298,6 +348,15 @@ def _change_detection(value: Any) -> ChangeDetection | None:
             "unknown way to find what changed",
             hint=f"use {' or '.join(ChangeDetection)}",
             change_detection=value,
+        ) from error
+
+
+def _method(value: Any) -> BackupMethod | None:
+    try:
+        return None if value is None else BackupMethod(value)
+    except ValueError as error:
+        raise PreconditionError(
+            "unknown method of backup", hint=f"use {', '.join(BackupMethod)}", method=value
         ) from error
 
 

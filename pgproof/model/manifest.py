@@ -6,7 +6,7 @@ import base64
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -26,6 +26,10 @@ _MAX_SEGMENTS = 1 << 18
 _MAX_BITMAPS = 1 << 19
 _MAX_COUNT = (1 << 63) - 1
 _MAX_PLACES = 1000
+_MAX_DATABASES = 10_000
+# NAMEDATALEN may be raised when PostgreSQL is built.
+_MAX_NAME = 255
+PHYSICAL, LOGICAL = "physical", "logical"
 _REASON_SHOWN = 200
 _LAST_YEAR = "9999"
 
@@ -94,6 +98,44 @@ class Standby:
 
 
 @dataclass(frozen=True, slots=True)
+class DumpedDatabase:
+    """A database in a logical backup, whose files lie in `databases/<oid>/`.
+
+    `size_bytes` and `tables` count what was dumped; `everything` is false where only some tables were asked for.
+    `provider` of collations is "libc", "icu" or "builtin"; `locale` is ICU's or the builtin one's, else empty.
+    """
+
+    oid: int
+    name: str
+    size_bytes: int
+    encoding: str
+    provider: str
+    collate: str
+    ctype: str
+    locale: str
+    tables: int
+    everything: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> DumpedDatabase:
+        return cls(
+            oid=_count(value["oid"]),
+            name=_text(value["name"]),
+            size_bytes=_count(value["size_bytes"]),
+            encoding=_text(value["encoding"]),
+            provider=_text(value["provider"]),
+            collate=_text(value["collate"]),
+            ctype=_text(value["ctype"]),
+            locale=_text(value["locale"]),
+            tables=_count(value["tables"]),
+            everything=_flag(value["everything"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     backup_id: str
     cluster: str
@@ -126,6 +168,8 @@ class Manifest:
     pages: dict[str, int] = field(default_factory=dict)
     # Of a backup from a standby: how far that one's replay was behind, in bytes.
     standby: Standby | None = None
+    # Of a logical backup.
+    databases: tuple[DumpedDatabase, ...] = ()
 
     @property
     def status(self) -> str:
@@ -137,6 +181,9 @@ class Manifest:
 
     @property
     def wal_segments(self) -> list[WalSegment]:
+        """What recovery from it needs at least; none for a logical one."""
+        if self.method == LOGICAL:
+            return []
         return segments_between(self.timeline, self.start_lsn, self.stop_lsn, self.wal_segment_size)
 
     def info(self, verified: VerificationSummary | None = None) -> BackupInfo:
@@ -207,6 +254,7 @@ class Manifest:
             "seconds": {phase: round(seconds, 3) for phase, seconds in self.seconds.items()},
             "pages": self.pages,
             "standby": None if self.standby is None else self.standby.to_json(),
+            **({"databases": [d.to_json() for d in self.databases]} if self.method == LOGICAL else {}),
         }
 
     @classmethod
@@ -268,6 +316,7 @@ class Manifest:
                 # Missing in manifests of the first writers of this format.
                 pages={_text(k): _count(v) for k, v in value.get("pages", {}).items()},
                 standby=_standby(value.get("standby")),
+                databases=tuple(DumpedDatabase.from_json(d) for d in value.get("databases", [])),
             )
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             reason = repr(error)[:_REASON_SHOWN]
@@ -294,8 +343,24 @@ def _check(manifest: Manifest) -> None:
         or len({t.location for t in manifest.tablespaces}) != len(manifest.tablespaces)
         or max(len(manifest.tablespaces), len(manifest.external_config)) > _MAX_PLACES
         or not _MAJOR.match(manifest.server_version)
+        or manifest.method not in (PHYSICAL, LOGICAL)
+        or not _databases_fit(manifest)
     ):
         raise DataError("a manifest does not hold what it should", backup=manifest.backup_id)
+
+
+def _databases_fit(manifest: Manifest) -> bool:
+    if manifest.method == PHYSICAL:
+        return not manifest.databases
+    names, oids = ({getattr(d, field) for d in manifest.databases} for field in ("name", "oid"))
+    return (
+        1 <= len(manifest.databases) <= _MAX_DATABASES
+        and len(names) == len(oids) == len(manifest.databases)
+        and all(0 < d.oid < 1 << 32 for d in manifest.databases)
+        and all(0 < len(d.name.encode()) <= _MAX_NAME and "\0" not in d.name for d in manifest.databases)
+        and not any(map(len, (manifest.tablespaces, manifest.external_config, manifest.timeline_history)))
+        and manifest.start_lsn == manifest.stop_lsn
+    )
 
 
 def _standby(value: Any) -> Standby | None:

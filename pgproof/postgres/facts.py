@@ -12,6 +12,7 @@ from psycopg import pq
 
 from pgproof.errors import EngineError, PreconditionError
 from pgproof.model.config import PostgresConfig
+from pgproof.model.lsn import Lsn
 from pgproof.model.manifest import ExternalConfig
 from pgproof.model.report import Finding
 from pgproof.postgres.connection import connect, query
@@ -64,6 +65,35 @@ def read_facts(connection: psycopg.Connection[Any]) -> ServerFacts:
     )
 
 
+def read_ordinary_facts(connection: psycopg.Connection[tuple[Any, ...]]) -> ServerFacts:
+    """The same over an ordinary connection."""
+    version_text = connection.info.parameter_status("server_version") or ""
+    refuse_too_old(connection.info.server_version, version_text)
+    ((identifier, *settings),) = query(
+        connection,
+        """
+        SELECT (pg_control_system()).system_identifier, current_setting('block_size')::int,
+               (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_segment_size'),
+               current_setting('wal_level'), current_setting('data_checksums') = 'on', pg_is_in_recovery(),
+               current_setting('full_page_writes') = 'on'
+        """,
+    )
+    version = version_text.split()[0]
+    return ServerFacts(str(identifier), version, connection.info.server_version // 10000, *settings)
+
+
+def position(connection: psycopg.Connection[tuple[Any, ...]]) -> tuple[int, Lsn]:
+    """Timeline and position of a server, as near as a query can tell."""
+    ((timeline, lsn),) = query(
+        connection,
+        """
+        SELECT (pg_control_checkpoint()).timeline_id,
+               CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text
+        """,
+    )
+    return int(timeline), Lsn.parse(lsn)
+
+
 def refuse_too_old(number: int, version: str) -> None:
     """`number` is as in libpq's PQserverVersion: 150004 for 15.4. Raises PreconditionError."""
     if number < OLDEST_MAJOR * 10000:
@@ -89,20 +119,25 @@ def read_context(config: PostgresConfig) -> ServerContext:
             )
         )
     with contextlib.closing(connection):
-        settings = {
-            str(name): str(value)
-            for name, value in query(
-                connection,
-                "SELECT name, current_setting(name, true) FROM pg_settings "
-                "WHERE source NOT IN ('default', 'override', 'client') ORDER BY name",
-            )
-            if value is not None and "conninfo" not in name and "passphrase" not in name
-        }
+        settings = read_settings(connection)
         findings = list(_risky_settings(settings))
         files, unreadable = _external_config(connection)
         findings.extend(unreadable)
         findings.extend(_unlogged(connection))
     return ServerContext(settings, tuple(files), tuple(findings))
+
+
+def read_settings(connection: psycopg.Connection[tuple[Any, ...]]) -> dict[str, str]:
+    """Settings that somebody chose, as far as the role may read them, without secrets."""
+    return {
+        str(name): str(value)
+        for name, value in query(
+            connection,
+            "SELECT name, current_setting(name, true) FROM pg_settings "
+            "WHERE source NOT IN ('default', 'override', 'client') ORDER BY name",
+        )
+        if value is not None and "conninfo" not in name and "passphrase" not in name
+    }
 
 
 def _risky_settings(settings: dict[str, str]) -> Iterator[Finding]:

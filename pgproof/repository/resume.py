@@ -1,4 +1,4 @@
-"""What interrupted runs left behind: a run that follows finds their frames by hash and does not store them again.
+"""Frames that are stored already, found by their hash: those of interrupted runs, and of a logical backup's base.
 
 Packs are complete objects with an index of their own, so those of a run that never came to its manifest can be
 read. Only runs since the newest backup count: older ones were used by it, and two full backups share no packs.
@@ -7,8 +7,9 @@ read. Only runs since the newest backup count: older ones were used by it, and t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +45,8 @@ class StoredFrames:
     """Frames by hash; some fifty bytes each, so a terabyte that was interrupted costs a hundred megabytes."""
 
     owners: tuple[str, ...] = ()
+    # Packs that cannot be read, or are known to be damaged: what they hold is stored again.
+    given_up: set[str] = field(default_factory=set)
     _keys: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     _entries: npt.NDArray[np.void] = field(default_factory=lambda: np.empty(0, _ENTRY))
 
@@ -76,34 +79,59 @@ def interrupted_runs(repository: Repository) -> tuple[str, ...]:
     return tuple(sorted(run for run in begun - ended if run[:_BEGUN] > newest[:_BEGUN]))
 
 
-def stored_frames(repository: Repository, runs: Sequence[str], page_size: int, job: Job) -> StoredFrames:
-    """The frames in the packs of `runs`; what cannot be read there is left out, and stored again."""
+def stored_frames(
+    repository: Repository,
+    runs: Sequence[str],
+    page_size: int,
+    job: Job,
+    packs: Mapping[str, Collection[int]] = MappingProxyType({}),
+    damaged: Collection[tuple[str, int]] = (),
+) -> StoredFrames:
+    """The frames in the packs of `runs`, for those in `packs` in the packs of these numbers only.
+
+    What cannot be read there is left out, and stored again, and so are packs that are known to be `damaged`.
+    """
+    found = StoredFrames(tuple(runs))
     keys: list[npt.NDArray[np.uint64]] = []
     entries: list[npt.NDArray[np.void]] = []
     for owner, run in enumerate(runs, OWN + 1):
-        for number, index in _indexes(repository, run, job):
+        wanted = packs.get(run)
+        for number, index in _indexes(repository, run, wanted, damaged, found.given_up, job):
             if index.page_size == page_size and len(index.codecs):
-                found = _table(index, owner, number)
-                keys.append(found[0])
-                entries.append(found[1])
+                table = _table(index, owner, number)
+                keys.append(table[0])
+                entries.append(table[1])
     if not keys:
-        return StoredFrames()
+        return replace(found, owners=())
     order = np.argsort(np.concatenate(keys), kind="stable")
-    return StoredFrames(tuple(runs), np.concatenate(keys)[order], np.concatenate(entries)[order])
+    return replace(found, _keys=np.concatenate(keys)[order], _entries=np.concatenate(entries)[order])
 
 
-def _indexes(repository: Repository, run: str, job: Job) -> Iterator[tuple[int, PackIndex]]:
+def _indexes(
+    repository: Repository,
+    run: str,
+    wanted: Collection[int] | None,
+    damaged: Collection[tuple[str, int]],
+    given_up: set[str],
+    job: Job,
+) -> Iterator[tuple[int, PackIndex]]:
     try:
         packs = repository.pack_objects(run)
     except DataError as error:
-        _log.warning("the packs of an interrupted run are not used: %s", error)
+        _log.warning("the packs of an earlier run are not used: %s", error)
+        given_up.add(repository.layout.packs_of(run))
         return
-    for number, info in packs.items():
+    for number in sorted(packs) if wanted is None else wanted:
         job.checkpoint()
         try:
-            yield number, repository.open_pack(info).index
+            if number not in packs or (run, number) in damaged:
+                raise DataError("a pack is missing or damaged", run=run, number=number)
+            index = repository.open_pack(packs[number]).index
         except DataError as error:
-            _log.warning("a pack of an interrupted run is not used: %s", error)
+            _log.warning("a pack of an earlier run is not used: %s", error)
+            given_up.add(repository.layout.pack_context(run, number))
+        else:
+            yield number, index
 
 
 def _table(index: PackIndex, owner: int, number: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.void]]:

@@ -39,6 +39,7 @@ def test_the_variables_are_those_the_engine_reads(variable: str) -> None:
         "BACKUP_ENCRYPTION": "off",
         "BACKUP_RETENTION_DAYS": "7",
         "BACKUP_CHANGE_DETECTION": "summaries",
+        "BACKUP_METHOD": "logical",
     }.get(variable, "value")
     read, default = BackupConfig.from_env({variable: value}), BackupConfig.from_env({})
     changed = {

@@ -12,7 +12,7 @@ from pydantic import SecretStr, ValidationError
 from blocks import BackupRepository, PostgresServer
 from deployments.bootstrap import blocks_from_env
 from pgproof.errors import PreconditionError
-from pgproof.model.config import BackupConfig, PostgresConfig
+from pgproof.model.config import BackupConfig, BackupMethod, PostgresConfig
 
 SERVER = PostgresConfig(
     host="db.example.org",
@@ -33,6 +33,10 @@ REPOSITORY = BackupConfig(
     bin_dir="/opt/pg/bin",
     scratch_dir="/scratch",
     scratch_user="nobody",
+    method=BackupMethod.LOGICAL,
+    databases=("app", "other"),
+    exclude_tables=("log*",),
+    dump_jobs=4,
 )
 
 
