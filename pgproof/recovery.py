@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from pgproof.actions.find_damage import find_damage
+from pgproof.actions.rescue_table import compare_rescued, merge_rescued, rescue_table
 from pgproof.actions.restore_cluster import plan_cluster_restore, restore_cluster
 from pgproof.backup import BackupManager
 from pgproof.errors import PreconditionError
@@ -18,19 +19,26 @@ from pgproof.model.recovery_request import EVERYTHING, RecoveryRequest, Standby
 from pgproof.model.recovery_target import RecoveryTarget, parse_time, target_from
 from pgproof.model.relation_names import NamesFrom
 from pgproof.model.report import ProgressCallback, RestoreReport, no_progress
+from pgproof.model.rescue_request import RescueRequest
 from pgproof.model.restore_plan import RestorePlan
+from pgproof.model.table_names import TableName, parse_table_name
+from pgproof.model.table_rescue import Merge, MergeReport, RescueReport, TableComparison
 from pgproof.postgres.standby import primary_conninfo
 from pgproof.waiting import in_thread
 
 __all__ = [
     "DamageReport",
+    "Merge",
+    "MergeReport",
     "NamesFrom",
     "RecoveryManager",
     "RecoveryRequest",
     "RecoveryTarget",
+    "RescueReport",
     "RestorePlan",
     "RestoreReport",
     "Standby",
+    "TableComparison",
     "target_from",
 ]
 
@@ -146,6 +154,69 @@ class RecoveryManager:
             progress=progress,
         )
 
+    async def rescue_table(
+        self,
+        table: TableName | str,
+        backup_id: str | None = None,
+        *,
+        request: RecoveryRequest = EVERYTHING,
+        into: TableName | str | None = None,
+        csv: str | Path | None = None,
+        rows_shown: int = 10,
+        progress: ProgressCallback = no_progress,
+    ) -> RescueReport:
+        """Bring `table` ("schema.table") of the configured database back, as it was at the target of `request`, under
+        another name beside the live one, and compare the two.
+
+        The live table is only read. `into` names the new table, `csv` a file for all differing rows; the report has
+        the first `rows_shown` of each kind. The backup is picked as in `restore_cluster`.
+        """
+        name = _table(table)
+        target = _table(into, name.schema) if into is not None else None
+        wanted = RescueRequest(
+            name, backup_id, request, target, Path(csv).absolute() if csv else None, rows_shown
+        )
+        postgres, config = self.postgres, self.backups.config
+        return await in_thread(lambda job: rescue_table(postgres, config, wanted, job), progress)
+
+    async def compare_rescued(
+        self,
+        table: TableName | str,
+        rescued: TableName | str,
+        *,
+        csv: str | Path | None = None,
+        rows_shown: int = 10,
+        progress: ProgressCallback = no_progress,
+    ) -> TableComparison:
+        """Compare a table that was rescued before with the live one, as it is now."""
+        name, path = _table(table), Path(csv).absolute() if csv else None
+        other = _table(rescued, name.schema)
+        return await in_thread(
+            lambda job: compare_rescued(self.postgres, name, other, job, csv=path, rows_shown=rows_shown),
+            progress,
+        )
+
+    async def merge_rescued(
+        self,
+        table: TableName | str,
+        rescued: TableName | str,
+        merge: Merge | str,
+        *,
+        written_by: Sequence[int] = (),
+        progress: ProgressCallback = no_progress,
+    ) -> MergeReport:
+        """Put rows of a rescued table back into the live one: "missing" rows, "changed" ones, or "both".
+
+        One transaction, in which nobody else writes into the table. With `written_by` only changed rows that one
+        of these transactions wrote last. Raises PreconditionError, and merges nothing, where a row would violate a
+        constraint.
+        """
+        name, kind = _table(table), Merge(merge)
+        other = _table(rescued, name.schema)
+        return await in_thread(
+            lambda job: merge_rescued(self.postgres, name, other, kind, job, written_by=written_by), progress
+        )
+
     async def find_damage(
         self,
         since: datetime | str | None = None,
@@ -164,6 +235,10 @@ class RecoveryManager:
         question = Question(_time(since), _time(until), min_rows, timeline, NamesFrom(names))
         postgres, config = self.postgres, self.backups.config
         return await in_thread(lambda job: find_damage(postgres, config, question, job), progress)
+
+
+def _table(given: TableName | str, schema: str = "") -> TableName:
+    return given if isinstance(given, TableName) else parse_table_name(given, schema)
 
 
 def _time(given: datetime | str | None) -> datetime | None:

@@ -36,7 +36,7 @@ def run_recovery(
     """
     plan, manifest = prepared.plan, prepared.manifest
     places = {location: Path(place) for location, place in plan.moved.items()}
-    with _wal(config, prepared) as restore_command:
+    with wal_for(config, prepared) as restore_command:
         chosen = prepared.chosen
         with scratch_server(
             programs,
@@ -73,7 +73,7 @@ def run_recovery(
 
 
 @contextmanager
-def _wal(config: BackupConfig, prepared: Prepared) -> Iterator[str]:
+def wal_for(config: BackupConfig, prepared: Prepared) -> Iterator[str]:
     """The restore_command: what the backup brought lies in pg_wal; more comes from the repository."""
     chosen = prepared.chosen
     if chosen.wal_end is None:

@@ -6,7 +6,7 @@ import argparse
 from datetime import UTC, datetime
 from typing import Any
 
-from pgproof.cli import text
+from pgproof.cli import rescue, text
 from pgproof.cli.engine import open_recovery
 from pgproof.cli.exits import Exit
 from pgproof.cli.options import Subparsers, add_command, whole_number
@@ -16,7 +16,6 @@ from pgproof.cli.text import printable
 from pgproof.cli.waiting import wait_for
 from pgproof.errors import PreconditionError
 from pgproof.model.recovery_request import RecoveryRequest
-from pgproof.model.recovery_target import target_from
 from pgproof.model.report import RestoreReport
 from pgproof.model.stop_point import shown
 
@@ -68,6 +67,7 @@ def add_commands(commands: Subparsers) -> None:
     parser.add_argument("--owner", metavar="USER", help="operating system user who will own the files")
     parser.add_argument("--bin-dir", metavar="DIR", help="where PostgreSQL's programs are")
     parser.add_argument("--plan", action="store_true", help="show what would be done and stop")
+    rescue.add_options(parser)
 
 
 def _add_targets(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +86,9 @@ def _add_targets(parser: argparse.ArgumentParser) -> None:
 
 
 def restore(args: argparse.Namespace, screen: Screen) -> int:
+    if args.table:
+        return rescue.rescue(args, screen)
+    rescue.refuse_without_table(args)
     given = args.backup_id or ""
     if not args.data_dir:
         raise PreconditionError(
@@ -99,14 +102,7 @@ def restore(args: argparse.Namespace, screen: Screen) -> int:
         raise PreconditionError(
             "one tablespace is mapped twice", hint="give --tablespace once for each OLD directory"
         )
-    target = target_from(
-        time=args.to_time,
-        lsn=args.to_lsn,
-        xid=args.to_xid,
-        name=args.to_name,
-        backup_end=args.to_backup_end,
-        inclusive=not args.exclusive,
-    )
+    target = rescue.target_of(args)
     if args.backup_id is None and target is None:
         raise PreconditionError(
             "neither a backup nor a recovery target is named",

@@ -80,11 +80,15 @@ class Screen:
         """
         if self._assume_yes:
             return
-        if not sys.stdin.isatty() or self.as_json:
-            raise PreconditionError("this needs a confirmation", hint="add --yes to agree beforehand")
+        self.refuse_unanswered()
         self._print(f"{question} [y/N] ", "bold", to_error=True, end="")
         if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
             raise PreconditionError("not confirmed, nothing was changed", hint="answer y, or add --yes")
+
+    def refuse_unanswered(self) -> None:
+        """Raises PreconditionError if `confirm` will have nobody to ask: before long work is done in vain."""
+        if not self._assume_yes and (not sys.stdin.isatty() or self.as_json):
+            raise PreconditionError("this needs a confirmation", hint="add --yes to agree beforehand")
 
     def console(self, *, to_error: bool) -> Console:
         """The rich console of a stream; only for streams that are terminals."""

@@ -1,0 +1,348 @@
+"""Bring a table of a backup back beside the live one, compare the two, and put rows back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from pgproof.actions.opening import open_for_reading
+from pgproof.actions.scratch_recovery import recovered_scratch
+from pgproof.errors import PreconditionError
+from pgproof.failpoints import failpoint
+from pgproof.model.config import BackupConfig, PostgresConfig
+from pgproof.model.job import Job
+from pgproof.model.rescue_request import RescueRequest
+from pgproof.model.table_names import TableName, rescued_name
+from pgproof.model.table_rescue import (
+    Kind,
+    LeftOut,
+    Merge,
+    MergeReport,
+    RescueReport,
+    TableComparison,
+)
+from pgproof.model.table_shape import in_common
+from pgproof.postgres.connection import connect
+from pgproof.postgres.disk_errors import on_disk
+from pgproof.postgres.row_text import fix_settings
+from pgproof.postgres.stopping import stopping
+from pgproof.postgres.table_comparing import TableComparer
+from pgproof.postgres.table_merging import lock_tables, merge_rows
+from pgproof.postgres.table_placing import add_the_rest, copy_rows, create_table
+from pgproof.postgres.table_shape import names_alike, read_shape, schema_exists
+from pgproof.repository.repository import Repository
+
+_log = logging.getLogger(__name__)
+Connection = psycopg.Connection[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A database that holds the table as it is wanted, and where it comes from."""
+
+    connect: Callable[[], Connection]
+    backup_id: str
+    target: str
+    end_lsn: str
+    notes: tuple[str, ...]
+
+
+def rescue_table(
+    postgres: PostgresConfig, config: BackupConfig, request: RescueRequest, job: Job
+) -> RescueReport:
+    """Place the table of the backup beside the live one and compare the two; the live table is only read.
+
+    Killed at any point, it leaves the whole rescued table or nothing. Raises PreconditionError where something is
+    in the way, before anything is restored if that can be known.
+    """
+    begun = time.monotonic()
+    with connect(postgres, name="pgproof_rescue") as live:
+        target = _choose_target(live, request, datetime.now(UTC), job)
+        with _csv_file(request.csv) as write_csv:
+            job.report("opening repository")
+            repository = open_for_reading(config)
+            database = _database(live)
+            with _source(repository, config, request, database, job) as source:
+                rows, left_out = _bring(live, source, request.table, target, job)
+            failpoint("rescue.placed")
+            comparison = None
+            if target != request.table:
+                comparison = _compare(live, request.table, target, request.rows_shown, write_csv, job)
+        report = RescueReport(
+            database,
+            request.table,
+            target,
+            source.backup_id,
+            source.target,
+            source.end_lsn,
+            rows,
+            time.monotonic() - begun,
+            comparison,
+            tuple(left_out),
+            source.notes,
+            str(request.csv) if request.csv and comparison else None,
+        )
+    _log.info(
+        "table rescued database=%s table=%s into=%s rows=%d backup=%s seconds=%.1f",
+        report.database,
+        report.table,
+        report.rescued,
+        rows,
+        report.backup_id,
+        report.seconds,
+    )
+    return report
+
+
+def compare_rescued(
+    postgres: PostgresConfig,
+    table: TableName,
+    rescued: TableName,
+    job: Job,
+    *,
+    csv: Path | None = None,
+    rows_shown: int = 10,
+) -> TableComparison:
+    """Compare a table that was rescued before with the live one; both are only read."""
+    with _csv_file(csv) as write_csv, connect(postgres, name="pgproof_rescue") as live:
+        found = _compare(live, table, rescued, rows_shown, write_csv, job)
+    if found is None:
+        raise PreconditionError(
+            "there is no live table to compare with", hint="look at its name", table=table
+        )
+    return found
+
+
+def merge_rescued(
+    postgres: PostgresConfig,
+    table: TableName,
+    rescued: TableName,
+    merge: Merge,
+    job: Job,
+    *,
+    written_by: Sequence[int] = (),
+) -> MergeReport:
+    """Put rows of `rescued` back into `table`, in one transaction, while nobody else writes into it.
+
+    `written_by` restricts changed rows to those that one of these transactions wrote last. Raises
+    PreconditionError for rows that would violate a constraint, naming them: then nothing is merged.
+    """
+    begun = time.monotonic()
+    with connect(postgres, name="pgproof_rescue") as live:
+        job.report("putting rows back")
+        live.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        with stopping(job, "the merge", live), live.transaction():
+            lock_tables(live, table, rescued)
+            fix_settings(live)
+            comparer = _comparer(live, table, rescued)
+            inserted, updated, differ = merge_rows(comparer, merge, written_by)
+    failpoint("rescue.committed")
+    report = MergeReport(
+        table, rescued, merge, inserted, updated, time.monotonic() - begun, differ, tuple(written_by)
+    )
+    _log.info(
+        "table merged table=%s from=%s inserted=%d updated=%d differ_still=%d seconds=%.1f",
+        table,
+        rescued,
+        inserted,
+        updated,
+        differ,
+        report.seconds,
+    )
+    return report
+
+
+def _choose_target(live: Connection, request: RescueRequest, now: datetime, job: Job) -> TableName:
+    """The name of the rescued table, after everything that can be refused before a restore."""
+    target = request.into or rescued_name(request.table, now)
+    with stopping(job, "a look at the database", live), live.transaction():
+        fix_settings(live)
+        if not schema_exists(live, target.schema):
+            raise PreconditionError(
+                "the schema for the rescued table does not exist",
+                hint=f"create it, or name another table: --into {request.table.schema}_rescued.NAME",
+                schema=target.schema,
+            )
+        row = live.execute(
+            "SELECT pg_is_in_recovery(), has_schema_privilege(%s, 'CREATE'), "
+            "EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "        WHERE n.nspname = %s AND c.relname = %s)",
+            [target.schema, target.schema, target.table],
+        ).fetchone()
+        assert row is not None
+        if row[0]:
+            raise PreconditionError(
+                "this server is a standby, and takes no table", hint="connect to its primary"
+            )
+        if row[2]:
+            raise PreconditionError(
+                "a relation of this name exists already",
+                hint="give another name with --into, or compare with it: --rescued",
+                table=target,
+            )
+        if not row[1]:
+            raise PreconditionError(
+                "the role may not create a table in this schema",
+                hint="grant it CREATE on the schema, or name a table elsewhere with --into",
+                schema=target.schema,
+            )
+        read_shape(live, request.table)  # it may be no table
+    return target
+
+
+def _database(live: Connection) -> str:
+    row = live.execute("SELECT pg_catalog.current_database()").fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def _source(
+    repository: Repository, config: BackupConfig, request: RescueRequest, database: str, job: Job
+) -> AbstractContextManager[_Source]:
+    return _physical(repository, config, request, database, job)
+
+
+@contextmanager
+def _physical(
+    repository: Repository, config: BackupConfig, request: RescueRequest, database: str, job: Job
+) -> Iterator[_Source]:
+    with recovered_scratch(repository, config, request.backup_id, request.recovery, job) as scratch:
+        known = scratch.server.databases()
+        if database not in known:
+            raise PreconditionError(
+                "the backup has no such database at this point",
+                hint=f"connect to one of these with --dbname: {', '.join(known)}",
+                database=database,
+            )
+        yield _Source(
+            lambda: scratch.server.connect(database),
+            scratch.manifest.backup_id,
+            str(request.recovery.wanted),
+            str(scratch.server.end_of_recovery_lsn),
+            scratch.plan.notes,
+        )
+
+
+def _bring(
+    live: Connection, source: _Source, table: TableName, target: TableName, job: Job
+) -> tuple[int, list[LeftOut]]:
+    """All of it in one transaction."""
+    with source.connect() as there, stopping(job, "the rescue", live, there):
+        live.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        with there.transaction(), live.transaction():
+            fix_settings(there)
+            fix_settings(live)
+            shape = read_shape(there, table)
+            if shape is None:
+                alike = ", ".join(names_alike(there, table))
+                raise PreconditionError(
+                    "the backup has no such table at this point",
+                    hint=f"did you mean {alike}?" if alike else "choose an earlier or a later target",
+                    table=table,
+                )
+            if shape.unlogged:
+                raise PreconditionError(
+                    "the table is unlogged, so physical backups hold none of its rows",
+                    hint="take a logical backup of it the next time",
+                    table=table,
+                )
+            if not shape.columns:
+                raise PreconditionError(
+                    "the table has no columns", hint="there is nothing to rescue", table=table
+                )
+            comment = f"{table} as of {source.target}, rescued by pgproof from backup {source.backup_id}"
+            create_table(live, target, shape, comment)
+            failpoint("rescue.created")
+            rows = copy_rows(there, shape, live, target, job)
+            job.report("making keys and indexes")
+            left_out = add_the_rest(live, target, shape)
+            failpoint("rescue.bringing")
+    return rows, left_out
+
+
+def _comparer(live: Connection, table: TableName, rescued: TableName) -> TableComparer:
+    shapes = [read_shape(live, name) for name in (table, rescued)]
+    for name, shape in zip((table, rescued), shapes, strict=True):
+        if shape is None:
+            raise PreconditionError("there is no such table", hint="look at its name", table=name)
+    ours, theirs = shapes
+    assert ours is not None and theirs is not None
+    common = in_common(ours, theirs)
+    if not common.columns:
+        raise PreconditionError(
+            "the two tables have no column in common",
+            hint="compare them by hand",
+            table=table,
+            rescued=rescued,
+        )
+    return TableComparer(live, ours, theirs, common)
+
+
+def _compare(
+    live: Connection,
+    table: TableName,
+    rescued: TableName,
+    rows_shown: int,
+    write_csv: Callable[[Iterator[bytes]], None] | None,
+    job: Job,
+) -> TableComparison | None:
+    """As one snapshot of the database sees them; None without a live table."""
+    job.report("comparing with the live table")
+    live.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    with stopping(job, "the comparison", live), live.transaction():
+        fix_settings(live)
+        if read_shape(live, table) is None:
+            return None
+        comparer = _comparer(live, table, rescued)
+        counts = comparer.collect()
+        found = TableComparison(
+            table,
+            comparer.common,
+            counts[Kind.MISSING],
+            counts[Kind.CHANGED],
+            counts[Kind.NEW],
+            tuple(comparer.first(rows_shown)),
+            tuple(comparer.writers()),
+            tuple(comparer.violations()),
+            comparer.live.triggers,
+        )
+        if write_csv is not None:
+            write_csv(comparer.csv())
+    return found
+
+
+@contextmanager
+def _csv_file(path: Path | None) -> Iterator[Callable[[Iterator[bytes]], None] | None]:
+    """Yields what writes the file; it has its name only when it is whole. Raises PreconditionError at once where it
+    cannot be written."""
+    if path is None:
+        yield None
+        return
+    if path.exists():
+        raise PreconditionError("the file exists already", hint="give another name with --csv", file=path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+
+    def write(rows: Iterator[bytes]) -> None:
+        with on_disk(unfinished), unfinished.open("wb") as file:
+            for data in rows:
+                file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        with on_disk(path):
+            unfinished.rename(path)
+
+    try:
+        with on_disk(unfinished):
+            unfinished.touch(mode=0o600, exist_ok=False)
+        yield write
+    finally:
+        unfinished.unlink(missing_ok=True)
