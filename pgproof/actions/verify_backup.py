@@ -16,16 +16,18 @@ from pgproof.actions.opening import open_repository
 from pgproof.actions.scratch_checks import after_shutdown, while_running
 from pgproof.actions.scratch_place import scratch_place
 from pgproof.actions.scratch_restore import plan_scratch_restore, started, write_scratch_restore
+from pgproof.actions.verify_dumps import RESTORE_OF, restored_dumps
 from pgproof.errors import DataError
 from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig, VerifyLevel
 from pgproof.model.damage import damaged_packs
 from pgproof.model.job import Job
-from pgproof.model.manifest import Manifest
+from pgproof.model.manifest import LOGICAL, Manifest
 from pgproof.model.report import Check, VerificationReport
 from pgproof.postgres.osuser import OsUser, service_user
 from pgproof.postgres.programs import Programs, find_programs
 from pgproof.repository.catalog import find_backup, refutation, store_verification
+from pgproof.repository.dump_reader import DumpReader
 from pgproof.repository.integrity import check_frames, check_objects
 from pgproof.repository.repository import Repository
 
@@ -131,7 +133,10 @@ class _Verification:
         with scratch_place(self._config, user) as place:
             failpoint("verify.place")
             try:
-                self._start_in(place, programs, user, everything)
+                if self._manifest.method == LOGICAL:
+                    self._restore_in(place, programs, user, everything)
+                else:
+                    self._start_in(place, programs, user, everything)
             except DataError as error:
                 self._failed(error)
 
@@ -161,6 +166,18 @@ class _Verification:
         failpoint("verify.asked")
         if everything:
             self._checks.extend(after_shutdown(programs, scratch.plan.data_dir, manifest, user, self._job))
+
+    def _restore_in(self, place: Path, programs: Programs, user: OsUser | None, everything: bool) -> None:
+        reader = DumpReader(self._repository, self._manifest, self._job)
+        with restored_dumps(reader, self._config, place, programs, user, self._checks, self._job) as server:
+            self._sandbox = server.sandbox
+            self._bytes_read += self._manifest.stored_bytes
+            # What was dumped in part may need what was left out.
+            self._proven = all(
+                check.ok is True for check in self._checks if check.name.startswith(RESTORE_OF)
+            )
+            failpoint("verify.proven")
+            self._checks.extend(while_running(server, self._config.checks, everything, self._job))
 
     def _step(self, name: str, work: Callable[[], tuple[str, list[str]]]) -> None:
         begun = time.monotonic()

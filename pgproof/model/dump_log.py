@@ -8,6 +8,11 @@ from pgproof.errors import DataError, EngineError, PreconditionError, TransientE
 from pgproof.model.report import Finding
 from pgproof.model.server_log import explain, last_lines
 
+
+class NotRestored(PreconditionError):
+    """The server refuses what the dump says, or pg_restore breaks off for a reason of its own."""
+
+
 _WARNING = re.compile(r"^pg_(?:dump|dumpall|restore): warning: (.*)", re.MULTILINE)
 # Circular foreign keys are no problem: constraints are restored behind the data.
 _HARMLESS = re.compile(r"circular foreign-key constraints|errors ignored on restore")
@@ -97,25 +102,25 @@ _RESTORE_FAILURES: tuple[tuple[re.Pattern[str], type[EngineError], str, str], ..
         ),
         (
             r'ERROR: +role "([^"]*)" does not exist',
-            PreconditionError,
+            NotRestored,
             "a role that the backup names does not exist here",
             "create the role {0}, or restore without owners and rights",
         ),
         (
             r'ERROR: +tablespace "([^"]*)" does not exist',
-            PreconditionError,
+            NotRestored,
             "a tablespace that the backup names does not exist here",
             "create the tablespace {0}, or restore without tablespaces",
         ),
         (
             r"ERROR: +(?:permission denied|must be (?:owner|superuser|member)|must be able to)",
-            PreconditionError,
+            NotRestored,
             "the role may not create everything that the backup has",
             "restore as a superuser or as the owner, or without owners and rights",
         ),
         (
             r"ERROR: +.* already exists",
-            PreconditionError,
+            NotRestored,
             "something of the backup exists there already",
             "restore into an empty database",
         ),
@@ -126,7 +131,12 @@ _RESTORE_FAILURES: tuple[tuple[re.Pattern[str], type[EngineError], str, str], ..
 def restore_failure(status: int, text: str) -> EngineError:
     """The error for a pg_restore that ended with this status and said this."""
     known = _first(_RESTORE_FAILURES, "pg_restore", text) or explain(text)
-    return known or dump_failure("pg_restore", status, text)
+    known = known or _first(_FAILURES, "pg_restore", text)
+    return known or NotRestored(
+        "pg_restore failed",
+        hint=last_lines(text) or "it said nothing; look at the server's log",
+        status=status,
+    )
 
 
 def dump_failure(program: str, status: int, text: str) -> EngineError:

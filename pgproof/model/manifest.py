@@ -29,6 +29,7 @@ _MAX_PLACES = 1000
 _MAX_DATABASES = 10_000
 # NAMEDATALEN may be raised when PostgreSQL is built.
 _MAX_NAME = 255
+_PROVIDERS = ("libc", "icu", "builtin")
 PHYSICAL, LOGICAL = "physical", "logical"
 _REASON_SHOWN = 200
 _LAST_YEAR = "9999"
@@ -356,7 +357,7 @@ def _databases_fit(manifest: Manifest) -> bool:
     return (
         1 <= len(manifest.databases) <= _MAX_DATABASES
         and len(names) == len(oids) == len(manifest.databases)
-        and all(0 < d.oid < 1 << 32 for d in manifest.databases)
+        and all(0 < d.oid < 1 << 32 and d.provider in _PROVIDERS for d in manifest.databases)
         and all(0 < len(d.name.encode()) <= _MAX_NAME and "\0" not in d.name for d in manifest.databases)
         and not any(map(len, (manifest.tablespaces, manifest.external_config, manifest.timeline_history)))
         and manifest.start_lsn == manifest.stop_lsn

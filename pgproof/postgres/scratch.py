@@ -76,6 +76,7 @@ def scratch_server(
     preload: Sequence[str] = (),
     handover: Handover | None = None,
     replaying: tuple[Lsn, Lsn] | None = None,
+    superuser: str = "postgres",
     job: Job,
     timeout: float,
 ) -> Iterator[ScratchServer]:
@@ -85,7 +86,7 @@ def scratch_server(
     may use. `recovery` replays WAL first. `settings` may not loosen the isolation; `fsync` is off unless
     given. postgresql.auto.conf and tablespaces that the WAL creates are thrown away, unless there is a
     `handover`: then these are kept and linked, and the caller has called `forbid_start`. `replaying` is the
-    range of the WAL to be replayed, for reports of progress.
+    range of the WAL to be replayed, for reports of progress. If `superuser` may not log in, another is found.
 
     Raises PreconditionError where this machine cannot check these files or recovery target, TransientError
     when WAL could not be fetched or `timeout` seconds have passed, DataError when the server gives up on the
@@ -105,7 +106,7 @@ def scratch_server(
             failpoint("server.private")
             own_configuration(data_dir, private, user, handed_over=handover is not None)
             failpoint("server.configured")
-        server = ScratchServer(programs, data_dir, private, log, sandbox, job)
+        server = ScratchServer(programs, data_dir, private, log, sandbox, superuser, job)
         recovery_settings = recovery.settings() if recovery else {}
         if not sandbox.isolated:
             command = recovery.restore_command if recovery else None

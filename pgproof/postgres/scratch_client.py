@@ -8,6 +8,7 @@ from pathlib import Path
 import psycopg
 
 from pgproof.errors import DataError, PreconditionError
+from pgproof.model.config import PostgresConfig
 from pgproof.model.control_file import ControlFile
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
@@ -34,11 +35,12 @@ class ScratchServer:
         socket_dir: Path,
         log: int,
         sandbox: Sandbox,
+        superuser: str,
         job: Job,
     ) -> None:
         self.data_dir = data_dir
         self.sandbox = sandbox.description
-        self.superuser = "postgres"
+        self.superuser = superuser
         self.maintenance_db = "postgres"
         self.end_of_recovery_lsn = Lsn(0)
         self.new_tablespaces: dict[str, Path] = {}
@@ -50,18 +52,25 @@ class ScratchServer:
 
     def conninfo(self, dbname: str) -> str:
         """libpq parameters that reach this server whatever the environment says."""
-        return psycopg.conninfo.make_conninfo(
+        return psycopg.conninfo.make_conninfo("", **{**self.config().parameters(), "dbname": dbname})
+
+    def config(self) -> PostgresConfig:
+        """The superuser's way in, whatever the environment says."""
+        return PostgresConfig(
             host=str(self._socket_dir),
-            hostaddr="",
             port=5432,
             user=self.superuser,
-            dbname=dbname,
-            sslmode="disable",
-            gssencmode="disable",
-            channel_binding="disable",
-            target_session_attrs="any",
-            connect_timeout=5,
-            options=self._options(),
+            database=self.maintenance_db,
+            options={
+                "hostaddr": "",
+                "sslmode": "disable",
+                "gssencmode": "disable",
+                "channel_binding": "disable",
+                "target_session_attrs": "any",
+                "require_auth": "",
+                "connect_timeout": "5",
+                "options": self._options(),
+            },
         )
 
     def connect(self, dbname: str | None = None) -> psycopg.Connection:
@@ -109,8 +118,8 @@ class ScratchServer:
         return last_lines(self._log_text(), lines)
 
     def _open(self, dbname: str) -> psycopg.Connection:
-        # An empty require_auth overrides PGREQUIREAUTH; the server trusts whoever reaches its socket.
-        return psycopg.connect(self.conninfo(dbname), autocommit=True, require_auth="")
+        # Its empty require_auth overrides PGREQUIREAUTH; the server trusts whoever reaches its socket.
+        return psycopg.connect(self.conninfo(dbname), autocommit=True)
 
     def _environment(self) -> dict[str, str]:
         return {

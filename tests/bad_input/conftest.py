@@ -74,9 +74,15 @@ def roles(server: Cluster) -> Roles:
 
 @pytest.fixture(scope="package")
 def plain(server: Cluster) -> Program:
-    """The program with an unencrypted repository that no test puts a backup into."""
+    """The program with an unencrypted repository that no test puts a backup into: of the two methods only the
+    physical one may be tried."""
     repository = machine.new_dir("bad") / "repository"
-    program = Program(**over_tcp(server), BACKUP_DIR=str(repository), BACKUP_ENCRYPTION="false")
+    program = Program(
+        **over_tcp(server),
+        BACKUP_DIR=str(repository),
+        BACKUP_ENCRYPTION="false",
+        BACKUP_METHOD="physical",
+    )
     program.run("init")
     return program
 
