@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -11,6 +11,11 @@ from pgproof.model.database_properties import DatabaseProperties, Grant, Setting
 from pgproof.postgres.connection import query
 
 Connection = psycopg.Connection[Any]
+_PRIVILEGES: dict[str, LiteralString] = {
+    "CONNECT": "CONNECT",
+    "CREATE": "CREATE",
+    "TEMPORARY": "TEMPORARY",
+}
 _PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
 
 
@@ -32,9 +37,21 @@ def read_properties(connection: Connection, name: str) -> DatabaseProperties | N
     ).fetchone()
     if found is None:
         return None
-    oid, encoding, provider, collate, ctype, local, icu, owner, tablespace, limit, comment, plain, template = (
-        found
-    )
+    (
+        oid,
+        encoding,
+        provider,
+        collate,
+        ctype,
+        local,
+        icu,
+        owner,
+        tablespace,
+        limit,
+        comment,
+        plain,
+        template,
+    ) = found
     grants = query(
         connection,
         """
@@ -80,7 +97,7 @@ def create_empty(connection: Connection, name: str, like: DatabaseProperties) ->
     """A database that holds nothing and that nobody can enter yet. Raises psycopg.Error."""
     options: list[sql.Composable] = [sql.SQL("TEMPLATE template0")]
     options.append(sql.SQL("ENCODING {}").format(sql.Literal(like.encoding)))
-    options.append(sql.SQL("LOCALE_PROVIDER {}").format(sql.SQL(like.provider)))
+    options.append(sql.SQL("LOCALE_PROVIDER {}").format(sql.Identifier(like.provider)))
     options.append(sql.SQL("LC_COLLATE {}").format(sql.Literal(like.collate)))
     options.append(sql.SQL("LC_CTYPE {}").format(sql.Literal(like.ctype)))
     if like.locale:
@@ -101,7 +118,9 @@ def create_copy(connection: Connection, name: str, source: str, like: DatabasePr
     )
 
 
-def _create(connection: Connection, name: str, like: DatabaseProperties, options: list[sql.Composable]) -> None:
+def _create(
+    connection: Connection, name: str, like: DatabaseProperties, options: list[sql.Composable]
+) -> None:
     if like.owner:
         options.append(sql.SQL("OWNER {}").format(sql.Identifier(like.owner)))
     if like.tablespace:
@@ -130,8 +149,8 @@ def give_properties(connection: Connection, name: str, properties: DatabasePrope
     """All that `create_empty` left open, in the transaction of the caller; it was kept to us until now."""
     database = sql.Identifier(name)
 
-    def run(text: str, *parts: sql.Composable) -> None:
-        connection.execute(sql.SQL(text).format(database, *parts))  # type: ignore[arg-type]
+    def run(text: LiteralString, *parts: sql.Composable) -> None:
+        connection.execute(sql.SQL(text).format(database, *parts))
 
     if properties.grants is None:
         run("GRANT CONNECT, TEMPORARY ON DATABASE {} TO PUBLIC")
@@ -142,7 +161,11 @@ def give_properties(connection: Connection, name: str, properties: DatabasePrope
         for grant in properties.grants:
             grantee = sql.Identifier(grant.grantee) if grant.grantee else sql.SQL("PUBLIC")
             option = sql.SQL(" WITH GRANT OPTION" if grant.grantable and grant.grantee else "")
-            run("GRANT {} ON DATABASE {} TO {}{}".replace("{} ON", grant.privilege + " ON"), grantee, option)
+            connection.execute(
+                sql.SQL("GRANT {} ON DATABASE {} TO {}{}").format(
+                    sql.SQL(_PRIVILEGES[grant.privilege]), database, grantee, option
+                )
+            )
     if properties.owner:
         _take_back_ours(connection, database, properties)
     for setting in properties.settings:
@@ -156,8 +179,9 @@ def give_properties(connection: Connection, name: str, properties: DatabasePrope
         else:
             run("ALTER DATABASE {} SET {} TO {}", parameter, values)
     run("COMMENT ON DATABASE {} IS {}", sql.Literal(properties.comment))
-    limit, template = properties.connection_limit, str(properties.is_template).lower()
-    run("ALTER DATABASE {} CONNECTION LIMIT " + str(limit) + " IS_TEMPLATE " + template)
+    run("ALTER DATABASE {} CONNECTION LIMIT {}", sql.Literal(properties.connection_limit))
+    if properties.is_template:
+        run("ALTER DATABASE {} IS_TEMPLATE true")
 
 
 def _owner(properties: DatabaseProperties) -> sql.Composable:
