@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pgproof.actions.clone_database import clone_database
 from pgproof.actions.find_damage import find_damage
 from pgproof.actions.rescue_table import compare_rescued, merge_rescued, rescue_table
 from pgproof.actions.restore_cluster import plan_cluster_restore, restore_cluster
@@ -18,6 +20,7 @@ from pgproof.model.damage_question import Question
 from pgproof.model.database_restore import (
     AS_IT_WAS,
     BuildOptions,
+    CloneRequest,
     DatabasePlan,
     DatabaseReport,
     DatabaseRequest,
@@ -170,6 +173,40 @@ class RecoveryManager:
         )
         postgres, config = to or self.postgres, self.backups.config
         return await in_thread(lambda job: restore_database(postgres, config, wanted, job), progress)
+
+    async def clone_database(
+        self,
+        source: str,
+        target: str,
+        *,
+        to: PostgresConfig | None = None,
+        fast: bool = False,
+        mask: str | Path | None = None,
+        request: RecoveryRequest | None = None,
+        backup_id: str | None = None,
+        options: BuildOptions = AS_IT_WAS,
+        progress: ProgressCallback = no_progress,
+    ) -> DatabaseReport:
+        """Copy the database `source` of the configured server as `target`, to the same server or that of `to`.
+
+        With `request` or `backup_id` it is copied out of a backup, as it was then. `fast` copies files and needs the
+        source without connections. `mask` is a file of SQL that runs in the copy before anybody can connect; if it
+        fails there is no copy. Subscriptions are left out. Raises PreconditionError if there is a `target`.
+        """
+        options = replace(options, subscriptions=False, mask=Path(mask).absolute() if mask else options.mask)
+        postgres, config = self.postgres, self.backups.config
+        if request is None and backup_id is None:
+            wanted = CloneRequest(source, target, fast, options)
+            return await in_thread(
+                lambda job: clone_database(postgres, to or postgres, config, wanted, job), progress
+            )
+        if fast:
+            raise PreconditionError(
+                "a fast clone copies what the server holds now",
+                hint="leave out --fast, or the recovery target",
+            )
+        past = DatabaseRequest(source, target, backup_id, request or EVERYTHING, new=True, options=options)
+        return await in_thread(lambda job: restore_database(to or postgres, config, past, job), progress)
 
     def _request(
         self,

@@ -10,6 +10,7 @@ import psycopg
 from pgproof.failpoints import failpoint
 from pgproof.model.config import PostgresConfig
 from pgproof.model.dump_contents import Entry, entries, missing_entries
+from pgproof.model.dump_log import NotRestored
 from pgproof.model.job import Job
 from pgproof.model.report import Finding
 from pgproof.postgres.connection import connect, query
@@ -56,7 +57,14 @@ def add_missing(copier: DatabaseCopier, target: PostgresConfig, database: str, j
         conflicts.append("large objects: none were added, because there are some already")
     use_list = "".join(f"{entry.number}; {entry.catalog} {entry.oid} {entry.text}\n" for entry in wanted)
     failpoint("database.adding")
-    findings = copier.add_to(database, use_list, lambda: job.report(f"adding to {database}"))
+    try:
+        findings = copier.add_to(database, use_list, lambda: job.report(f"adding to {database}"))
+    except NotRestored as error:
+        raise NotRestored(
+            "what is missing does not fit what is there, so nothing was added",
+            hint=f"restore under another name and take from there what you need: --target NAME\n{error.hint}",
+            **error.context,
+        ) from error
     failpoint("database.added")
     count = sum(entry.is_object or entry.is_large_object for entry in wanted)
     return Added(count, tuple(dict.fromkeys(conflicts)), findings)

@@ -80,6 +80,16 @@ def fitting(
     return properties, [f"the setting {name} is unknown to this server and was left out" for name in lost]
 
 
+def refuse_new(work: Building) -> None:
+    """Raise PreconditionError if there is a database of the new name."""
+    if read_properties(work.connection, work.target) is not None:
+        raise PreconditionError(
+            "a database of this name exists already",
+            hint="drop it first, or give the copy another name",
+            database=work.target,
+        )
+
+
 def refuse_occupied(work: Building, *, disconnect: bool) -> None:
     """Raise what would stop the swap in the end. Raises ConflictError, PreconditionError."""
     refuse_prepared(work.connection, work.target)
@@ -97,6 +107,21 @@ def refuse_slots(work: Building) -> None:
             hint="leave out --drop-old, and drop it when the slots are gone",
             slots=", ".join(row[0] for row in slots),
         )
+
+
+def subscription_notes(source: Connection, *, kept: bool) -> list[str]:
+    """What is to be said of the subscriptions of the connected database."""
+    count = query(
+        source,
+        "SELECT count(*) FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())",
+    )[0][0]
+    if not count:
+        return []
+    if kept:
+        return [
+            f"{count} subscriptions are disabled in the new database: enable them when the old one is gone"
+        ]
+    return [f"{count} subscriptions of the source were left out, so that nothing starts to replicate"]
 
 
 def fill_from_server(

@@ -19,9 +19,11 @@ from pgproof.actions.database_build import (
     give_name,
     major_of,
     mask,
+    refuse_new,
     refuse_occupied,
     refuse_slots,
     restore_options,
+    subscription_notes,
     swap,
     temporary_place,
 )
@@ -106,12 +108,8 @@ def restore_database(
     manifest = _logical(repository, request)
     with building(postgres, request.target, job) as work:
         existing = read_properties(work.connection, request.target)
-        if existing is not None and request.new:
-            raise PreconditionError(
-                "a database of this name exists already",
-                hint="drop it first, or give the copy another name",
-                database=request.target,
-            )
+        if request.new:
+            refuse_new(work)
         if existing is not None and request.clean:
             refuse_occupied(work, disconnect=request.options.disconnect)
             if request.drop_old:
@@ -175,6 +173,7 @@ class _Restore:
             source = server.config()
             with snapshot_of(source, database) as snapshot:
                 self._note_unlogged(int(query(snapshot.connection, _UNLOGGED)[0][0]))
+                self._notes += subscription_notes(snapshot.connection, kept=self._options.subscriptions)
                 found = read_properties(snapshot.connection, database)
                 assert found is not None
                 if self._adds:

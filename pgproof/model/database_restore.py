@@ -66,6 +66,22 @@ class DatabaseRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class CloneRequest:
+    """The database `source` of a server, to be `target`. `fast` copies its files, and needs it without connections."""
+
+    source: str
+    target: str
+    fast: bool = False
+    options: BuildOptions = AS_IT_WAS
+
+    def __post_init__(self) -> None:
+        if self.options.disconnect and not self.fast:
+            raise PreconditionError(
+                "only a fast clone needs its source alone", hint="leave out --disconnect, or add --fast"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class DatabasePlan:
     """What a restore of a database would do. Sizes are bytes; `old_size` is None where there is no such database.
 

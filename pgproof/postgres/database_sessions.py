@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pgproof.postgres.database_building import connect_maintenance
 
 Connection = psycopg.Connection[Any]
 _EVERY = 0.05
+_PATIENCE = 1.0
 _NAMED = 5
 
 
@@ -48,7 +50,9 @@ def sessions(connection: Connection, database: str) -> list[Session]:
 
 def refuse_in_use(connection: Connection, database: str, what: str) -> None:
     """Raise ConflictError that names who is connected, if anybody is."""
-    found = sessions(connection, database)
+    patience = time.monotonic() + _PATIENCE
+    while (found := sessions(connection, database)) and time.monotonic() < patience:
+        time.sleep(_EVERY)  # those that have hung up, one of ours among them, leave in a moment
     if found:
         more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         raise ConflictError(

@@ -47,7 +47,8 @@ _PROPERTIES = """
 SELECT pg_get_userbyid(datdba), pg_encoding_to_char(encoding), datcollate, datconnlimit, datallowconn,
        shobj_description(oid, 'pg_database'),
        (SELECT string_agg(a::text, ',' ORDER BY a::text) FROM aclexplode(datacl) a),
-       (SELECT string_agg(setrole::regrole || setconfig::text, ',' ORDER BY setrole) FROM pg_db_role_setting WHERE setdatabase = d.oid)
+       (SELECT string_agg(setrole::regrole || setconfig::text, ',' ORDER BY setrole) FROM pg_db_role_setting
+        WHERE setdatabase = d.oid)
 FROM pg_database d WHERE datname = '{}'
 """
 DISCONNECT = BuildOptions(disconnect=True)
@@ -239,9 +240,15 @@ def test_only_what_is_missing_is_added(place: Place) -> None:
     place.psql("INSERT INTO customers VALUES (1, 'of today')")
     rights = "SELECT relacl FROM pg_class WHERE relname = 'customers'"
     before = place.psql(rights)
-    report = place.restore(place.physical, clean=False, request=RecoveryRequest(BACKUP_END))
+    end = RecoveryRequest(BACKUP_END)
+    with pytest.raises(PreconditionError, match="does not fit") as refused:
+        place.restore(place.physical, clean=False, request=end)
+    assert "orders_customer_fkey" in str(refused.value)
+    assert place.psql("SELECT to_regclass('orders')") == ""
+    place.psql("INSERT INTO customers SELECT g, ' and tomorrow' FROM generate_series(2, 500) g")
+    report = place.restore(place.physical, clean=False, request=end)
     assert "table public.customers" in report.conflicts and "table public.orders" not in report.conflicts
     assert report.added and report.kept is None
     assert place.psql("SELECT count(*) FROM orders") == "3000"
-    assert place.psql("SELECT string_agg(name, '') FROM customers") == "of today"
+    assert place.psql("SELECT name FROM customers WHERE id < 3 ORDER BY id") == "of today\n and tomorrow"
     assert place.psql(rights) == before
