@@ -79,7 +79,7 @@ class DatabaseCopier:
         self._place = place
         self._options = options
         self._job = job
-        self._via_root = loads_via_root(snapshot.connection)
+        self.via_root = loads_via_root(snapshot.connection)
 
     @property
     def connection(self) -> psycopg.Connection[Any]:
@@ -171,7 +171,7 @@ class DatabaseCopier:
             conninfo,
             snapshot=self._snapshot.name,
             sections=sections,
-            via_root=self._via_root,
+            via_root=self.via_root,
             subscriptions=self._options.subscriptions,
         )
 

@@ -80,7 +80,8 @@ def read_properties(connection: Connection, name: str) -> DatabaseProperties | N
         locale=local,
         icu_rules=icu,
         owner=owner,
-        tablespace=tablespace,
+        # Naming this one takes a right that being silent does not.
+        tablespace="" if tablespace == "pg_default" else tablespace,
         connection_limit=limit,
         comment=comment,
         grants=None if plain else tuple(Grant(*row) for row in grants),
