@@ -8,12 +8,12 @@ from typing import Any
 from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.flow_runs import pause_flow_run, suspend_flow_run
 from prefect.input import RunInput
 from prefect.states import Cancelled
 from prefect.tasks import exponential_backoff
 from pydantic import Field
 
+from flows.support.approval import ask
 from flows.support.engine import run_engine, worth_retrying
 from flows.support.publishing import publish_event, publish_report
 from flows.support.reports import restore_plan_report, restore_report
@@ -23,8 +23,6 @@ from pgproof.model.recovery_target import target_from
 from pgproof.model.report import RestoreReport
 from pgproof.model.restore_plan import RestorePlan
 from pgproof.recovery import RecoveryManager
-
-_DAY = 24 * 3600
 
 
 class ApproveRestore(RunInput):
@@ -138,7 +136,9 @@ def restore(
         "restore-plan", cluster, restore_plan_report(plan, datetime.now(UTC)), f"restore into {plan.data_dir}"
     )
     if plan.delta is not None and not approved:
-        answer = _ask(plan)
+        answer = ask(
+            ApproveRestore, restore_plan_report(plan, datetime.now(UTC)), approve=False, directory=""
+        )
         if not answer.approve or answer.directory != str(plan.data_dir):
             reason = "its directory was not typed as it is" if answer.approve else "it was not approved"
             return Cancelled(message=f"nothing was restored: {reason}")
@@ -163,19 +163,6 @@ def _request(options: dict[str, Any]) -> RecoveryRequest:
         inclusive=options["inclusive"],
     )
     return RecoveryRequest(target, options["timeline"], delta=options["delta"])
-
-
-def _ask(plan: RestorePlan) -> ApproveRestore:
-    """Wait for the form. A deployed run ends meanwhile, and begins anew when it is filled in."""
-    form = ApproveRestore.with_initial_data(
-        description=restore_plan_report(plan, datetime.now(UTC)), approve=False, directory=""
-    )
-    if runtime.deployment.id:
-        answer = suspend_flow_run(wait_for_input=form, timeout=_DAY, key="approve")
-    else:
-        answer = pause_flow_run(wait_for_input=form, timeout=_DAY, key="approve")
-    assert isinstance(answer, ApproveRestore)
-    return answer
 
 
 if __name__ == "__main__":
