@@ -93,4 +93,4 @@ def clone(
 if __name__ == "__main__":
     import sys
 
-    clone(*sys.argv[1:3])
+    clone(sys.argv[1], sys.argv[2])
