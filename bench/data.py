@@ -75,10 +75,12 @@ def change_pages(cluster: Cluster) -> None:
         )
 
 
-def counts(cluster: Cluster) -> str:
-    """What a restored cluster must answer as its source does."""
-    last = cluster.psql("SELECT max(substr(relname, 7)::int) FROM pg_class WHERE relname ~ '^small_[0-9]+$'")
-    return cluster.psql(_COUNTS.format(last=last))
+def counts(cluster: Cluster, database: str = "postgres") -> str:
+    """What a restored cluster, or one of its databases, must answer as its source does."""
+    last = cluster.psql(
+        "SELECT max(substr(relname, 7)::int) FROM pg_class WHERE relname ~ '^small_[0-9]+$'", database
+    )
+    return cluster.psql(_COUNTS.format(last=last), database)
 
 
 def relation_files(data_dir: Path) -> dict[str, int]:

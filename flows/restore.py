@@ -13,7 +13,7 @@ from prefect.states import Cancelled
 from prefect.tasks import exponential_backoff
 from pydantic import Field
 
-from flows.support.approval import ask
+from flows.support.approval import wait_for_answer
 from flows.support.engine import run_engine, worth_retrying
 from flows.support.publishing import publish_event, publish_report
 from flows.support.reports import restore_plan_report, restore_report
@@ -136,9 +136,7 @@ def restore(
         "restore-plan", cluster, restore_plan_report(plan, datetime.now(UTC)), f"restore into {plan.data_dir}"
     )
     if plan.delta is not None and not approved:
-        answer = ask(
-            ApproveRestore, restore_plan_report(plan, datetime.now(UTC)), approve=False, directory=""
-        )
+        answer = _ask(plan)
         if not answer.approve or answer.directory != str(plan.data_dir):
             reason = "its directory was not typed as it is" if answer.approve else "it was not approved"
             return Cancelled(message=f"nothing was restored: {reason}")
@@ -163,6 +161,13 @@ def _request(options: dict[str, Any]) -> RecoveryRequest:
         inclusive=options["inclusive"],
     )
     return RecoveryRequest(target, options["timeline"], delta=options["delta"])
+
+
+def _ask(plan: RestorePlan) -> ApproveRestore:
+    form = ApproveRestore.with_initial_data(
+        description=restore_plan_report(plan, datetime.now(UTC)), approve=False, directory=""
+    )
+    return wait_for_answer(form)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from prefect.states import Cancelled
 from prefect.tasks import exponential_backoff
 from pydantic import Field
 
-from flows.support.approval import ask
+from flows.support.approval import wait_for_answer
 from flows.support.engine import run_engine, worth_retrying
 from flows.support.publishing import publish_event, publish_report
 from flows.support.reports import database_plan_report, database_report
@@ -157,7 +157,8 @@ def restore_database(
     text = database_plan_report(plan)
     publish_report("database-plan", cluster, text, f"{plan.database} to {plan.target} on {plan.server}")
     if plan.old_size is not None and not approved:
-        answer = ask(ApproveReplacement, text, approve=False, database="")
+        form = ApproveReplacement.with_initial_data(description=text, approve=False, database="")
+        answer = wait_for_answer(form)
         if not answer.approve or answer.database != plan.target:
             reason = "its name was not typed as it is" if answer.approve else "it was not approved"
             return Cancelled(message=f"nothing was restored: {reason}")

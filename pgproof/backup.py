@@ -16,10 +16,13 @@ from pgproof.model.report import BackupInfo, Check, ProgressCallback, Verificati
 from pgproof.waiting import in_thread
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pgproof.actions.init_repository import InitReport
     from pgproof.actions.mirror import MirrorReport
     from pgproof.actions.restore_point import RestorePoint
     from pgproof.actions.statistics import RepositoryStats
+    from pgproof.model.source_fingerprint import SourceFingerprint
     from pgproof.model.wal_status import WalLimits, WalStatus
     from pgproof.model.wal_stream import StreamOptions, StreamReport
     from pgproof.repository.keyring import KeySlot
@@ -100,12 +103,32 @@ class BackupManager:
         backup_id: str,
         level: VerifyLevel = VerifyLevel.START,
         *,
+        against: str = "",
         progress: ProgressCallback = no_progress,
     ) -> VerificationReport:
-        """Verify a backup (an id, a unique beginning of one, or "latest"); the report is stored beside it."""
+        """Verify a backup (an id, a unique beginning of one, or "latest"); the report is stored beside it.
+
+        With `against`, the LSN of fingerprints that `fingerprint_source` took, or "latest", a full verification
+        recovers the backup to exactly that point and compares every table with the source's.
+        """
         from pgproof.actions.verify_backup import verify_backup
 
-        return await in_thread(lambda job: verify_backup(self.config, backup_id, level, job), progress)
+        return await in_thread(
+            lambda job: verify_backup(self.config, backup_id, level, job, against=against), progress
+        )
+
+    async def fingerprint_source(
+        self, databases: Sequence[str] = (), *, progress: ProgressCallback = no_progress
+    ) -> SourceFingerprint:
+        """Take and keep what the tables of the configured server hold at one point; by default of all databases.
+
+        The WAL must come into the repository by itself, by `stream_wal` or by archive_command.
+        """
+        from pgproof.actions.source_fingerprints import fingerprint_source
+
+        return await in_thread(
+            lambda job: fingerprint_source(self.postgres, self.config, databases, job), progress
+        )
 
     async def check(self) -> list[Check]:
         """Everything that would make a backup fail."""

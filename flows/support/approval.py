@@ -1,23 +1,23 @@
-"""Wait for a person who looks at a plan and agrees, or does not."""
+"""Wait until somebody fills in a form in the UI."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from prefect import runtime
 from prefect.flow_runs import pause_flow_run, suspend_flow_run
 from prefect.input import RunInput
 
-T = TypeVar("T", bound=RunInput)
 _DAY = 24 * 3600
+Form = TypeVar("Form", bound=RunInput)
 
 
-def ask(form: type[T], description: str, **initial: Any) -> T:
-    """The form as somebody filled it in. A deployed run ends meanwhile, and begins anew when it is filled in."""
-    prepared = form.with_initial_data(description=description, **initial)
+def wait_for_answer(form: type[Form]) -> Form:
+    """A deployed run ends meanwhile, and begins anew when the form is filled in: what it did before must be
+    repeatable, or stored as a task's result."""
     if runtime.deployment.id:
-        answer = suspend_flow_run(wait_for_input=prepared, timeout=_DAY, key="approve")
+        answer = suspend_flow_run(wait_for_input=form, timeout=_DAY, key="approve")
     else:
-        answer = pause_flow_run(wait_for_input=prepared, timeout=_DAY, key="approve")
+        answer = pause_flow_run(wait_for_input=form, timeout=_DAY, key="approve")
     assert isinstance(answer, form)
     return answer

@@ -17,7 +17,7 @@ def backup_report(info: BackupInfo) -> str:
     """The figures of one backup and what was found while it was taken."""
     parts = [
         f"# Backup `{info.backup_id}`",
-        _table(
+        markdown_table(
             ("", ""),
             [
                 ("Cluster", info.cluster),
@@ -40,7 +40,7 @@ def backup_report(info: BackupInfo) -> str:
         rows = [
             (finding.kind, finding.message, "yes" if finding.degrades else "no") for finding in info.findings
         ]
-        parts += ["## Findings", _table(("Kind", "What", "Degrades the backup"), rows)]
+        parts += ["## Findings", markdown_table(("Kind", "What", "Degrades the backup"), rows)]
     else:
         parts.append("No findings.")
     return "\n\n".join(parts) + "\n"
@@ -51,7 +51,7 @@ def verification_report(report: VerificationReport) -> str:
     parts = [
         f"# Verification of `{report.backup_id}`",
         f"**{verdict(report)}**",
-        _table(
+        markdown_table(
             ("", ""),
             [
                 ("Level", str(report.level)),
@@ -63,10 +63,10 @@ def verification_report(report: VerificationReport) -> str:
         ),
     ]
     if report.damage:
-        parts += ["## Damage", "\n".join(f"- {_inline(damage)}" for damage in report.damage)]
+        parts += ["## Damage", "\n".join(f"- {inline(damage)}" for damage in report.damage)]
     if report.checks:
         rows = [_step(check) for check in report.checks]
-        parts += ["## Steps", _table(("Step", "Result", "Duration", "Detail"), rows)]
+        parts += ["## Steps", markdown_table(("Step", "Result", "Duration", "Detail"), rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -93,8 +93,8 @@ def restore_report(report: RestoreReport) -> str:
         ("Written", human_size(report.written_bytes)),
         ("Duration", human_duration(report.seconds)),
     ]
-    notes = "".join(f"\n- {_inline(note)}" for note in report.notes)
-    return f"# Restored `{report.backup_id}`\n\n{_table(('', ''), rows)}\n{notes}\n"
+    notes = "".join(f"\n- {inline(note)}" for note in report.notes)
+    return f"# Restored `{report.backup_id}`\n\n{markdown_table(('', ''), rows)}\n{notes}\n"
 
 
 def database_plan_report(plan: DatabasePlan) -> str:
@@ -117,8 +117,8 @@ def database_report(report: DatabaseReport) -> str:
         ("Size", human_size(report.size_bytes)),
         ("Duration", human_duration(report.seconds)),
     ]
-    lines = "".join(f"\n- {_inline(line)}" for line in report.lines())
-    return f"# Database `{_inline(report.target).replace('`', '')}`\n\n{_table(('', ''), rows)}\n{lines}\n"
+    lines = "".join(f"\n- {inline(line)}" for line in report.lines())
+    return f"# Database `{inline(report.target).replace('`', '')}`\n\n{markdown_table(('', ''), rows)}\n{lines}\n"
 
 
 def damage_rows(report: DamageReport) -> list[dict[str, str]]:
@@ -203,11 +203,11 @@ def _step(check: Check) -> tuple[str, str, str, str]:
     return check.name, _MARKS[check.ok], human_duration(check.seconds), detail
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(_inline(cell) for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(inline(cell) for cell in line) + " |" for line in lines)
 
 
-def _inline(text: str) -> str:
+def inline(text: str) -> str:
     """Keep a value that came from elsewhere inside its cell or list item, and out of HTML."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

@@ -97,7 +97,7 @@ def restore_dump_into(
                 feed.check()
                 job.report(f"restoring {target_database}", read, max(read, database.size_bytes))
                 time.sleep(0.05)
-            feed.check()
+            feed.finish()
             said = without_secrets(program.said, target)
     if status < 0 and "error:" not in said:
         raise TransientError(
@@ -162,17 +162,22 @@ def _in_order(names: list[bytes], directory: Path, lists: list[bytes]) -> list[b
 
 
 def _refuse_occupied(connection: Connection, name: str) -> None:
-    ((tables,),) = query(
+    # What initdb made has smaller numbers.
+    ((found,),) = query(
         connection,
         """
-        SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+        SELECT (SELECT count(*) FROM pg_class WHERE oid >= 16384)
+             + (SELECT count(*) FROM pg_namespace WHERE oid >= 16384 AND nspname !~ '^pg_(toast_)?temp_')
+             + (SELECT count(*) FROM pg_proc WHERE oid >= 16384)
+             + (SELECT count(*) FROM pg_type WHERE oid >= 16384)
+             + (SELECT count(*) FROM pg_extension WHERE oid >= 16384)
+             + (SELECT count(*) FROM pg_largeobject_metadata)
         """,
     )
-    if tables:
+    if found:
         raise PreconditionError(
             "the database to restore into is not empty",
             hint="create an empty one (from template0), or name another",
             database=name,
-            relations=tables,
+            objects=found,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pgproof.actions.find_stop import StopFinder
@@ -31,7 +31,8 @@ from pgproof.postgres.programs import find_programs
 from pgproof.repository.catalog import find_backup, list_backups, refutation
 from pgproof.repository.integrity import check_objects
 from pgproof.repository.repository import Repository
-from pgproof.repository.wal_archive import Inventory, WalArchive
+from pgproof.repository.wal_archive import WalArchive
+from pgproof.repository.wal_inventory import Inventory
 
 _SHOWN = 3
 
@@ -126,6 +127,14 @@ class _Chooser:
         notes: Iterable[str],
     ) -> ChosenRecovery:
         notes = (*notes, *stop.notes)
+        useless = {segment.start + offset for segment, offset in self.inventory.minimal}
+        if stop.at is None and wal_end in useless:
+            # The segment goes on, and PostgreSQL would give up at the record that stands here.
+            stop = replace(stop, at=wal_end, inclusive=False)
+            notes = (
+                *notes,
+                f"from {wal_end} on the server ran with wal_level = minimal: no restore passes that",
+            )
         return ChosenRecovery(manifest, history, stop, wal_end, self.archive, self.inventory, notes)
 
     def _find(

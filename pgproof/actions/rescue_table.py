@@ -15,11 +15,13 @@ from typing import Any
 import psycopg
 
 from pgproof.actions.opening import open_for_reading
+from pgproof.actions.scratch_dump import dumped_table
 from pgproof.actions.scratch_recovery import recovered_scratch
 from pgproof.errors import PreconditionError
 from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig, PostgresConfig
 from pgproof.model.job import Job
+from pgproof.model.manifest import LOGICAL, Manifest
 from pgproof.model.rescue_request import RescueRequest
 from pgproof.model.table_names import TableName, rescued_name
 from pgproof.model.table_rescue import (
@@ -39,6 +41,7 @@ from pgproof.postgres.table_comparing import TableComparer
 from pgproof.postgres.table_merging import lock_tables, merge_rows
 from pgproof.postgres.table_placing import add_the_rest, copy_rows, create_table
 from pgproof.postgres.table_shape import names_alike, read_shape, schema_exists
+from pgproof.repository.catalog import find_backup
 from pgproof.repository.repository import Repository
 
 _log = logging.getLogger(__name__)
@@ -208,7 +211,25 @@ def _database(live: Connection) -> str:
 def _source(
     repository: Repository, config: BackupConfig, request: RescueRequest, database: str, job: Job
 ) -> AbstractContextManager[_Source]:
+    if request.recovery.target is None:
+        manifest = find_backup(repository, request.backup_id or "latest")
+        if manifest.method == LOGICAL:
+            return _logical(repository, config, manifest, request.table, database, job)
     return _physical(repository, config, request, database, job)
+
+
+@contextmanager
+def _logical(
+    repository: Repository,
+    config: BackupConfig,
+    manifest: Manifest,
+    table: TableName,
+    database: str,
+    job: Job,
+) -> Iterator[_Source]:
+    with dumped_table(repository, config, manifest, database, table, job) as server:
+        taken = f"the dump of {manifest.started_at:%Y-%m-%d %H:%M:%S} UTC"
+        yield _Source(lambda: server.connect(database), manifest.backup_id, taken, "", ())
 
 
 @contextmanager

@@ -62,6 +62,12 @@ def run_recovery(
         notes.append(
             f"recovered with PostgreSQL {programs.version}; the source ran {manifest.server_version}"
         )
+    if server.raised_limits:
+        raised = ", ".join(f"{name} = {value}" for name, value in server.raised_limits.items())
+        notes.append(
+            f"the source raised its limits after the backup, and recovery needed that: set {raised} before the first "
+            "start, because the configuration is the backup's"
+        )
     notes += [
         f"the WAL created a tablespace at {location}; it is in {place}"
         for location, place in server.new_tablespaces.items()

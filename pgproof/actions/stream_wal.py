@@ -7,10 +7,10 @@ promotion and a gap are all the same case: what is stored says what comes next.
 from __future__ import annotations
 
 import logging
-import threading
 from contextlib import closing
 
 from pgproof.actions.opening import open_repository
+from pgproof.actions.stream_watches import ListWatch, StandbySlots
 from pgproof.actions.wal_push import wal_level
 from pgproof.actions.wal_source import WalSource, look_at_source
 from pgproof.errors import ConflictError, EngineError, PreconditionError, TransientError
@@ -18,25 +18,25 @@ from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig, PostgresConfig
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn, WalSegment
-from pgproof.model.synchronous import Listed, listed
+from pgproof.model.synchronous import Listed
 from pgproof.model.wal_legs import Gap, Leg, Position, next_leg
 from pgproof.model.wal_names import StoredRange
 from pgproof.model.wal_stream import StreamOptions, StreamReport
 from pgproof.postgres.connection import connect_replication
+from pgproof.postgres.standby_slots import other_servers
 from pgproof.postgres.wal_feed import WalFeed
 from pgproof.postgres.wal_slots import check_slot_name, drop_slot
-from pgproof.postgres.wal_stream import show
 from pgproof.repository.leases import Lease, hold_lease
 from pgproof.repository.repository import Repository
-from pgproof.repository.wal_archive import Inventory, WalArchive
+from pgproof.repository.wal_archive import WalArchive
 from pgproof.repository.wal_held import Cadence
 from pgproof.repository.wal_intake import WalIntake
-from pgproof.repository.wal_parts import known_prefix, remove_parts
+from pgproof.repository.wal_inventory import Inventory
+from pgproof.repository.wal_parts import Replaced, known_prefix, left_over
 
 _log = logging.getLogger(__name__)
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
-_LOOK_AT_LIST_SECONDS = 15.0
 _LAST_FLUSH_SECONDS = 5.0
 _REMOVED, _SLOT_BUSY, _SLOT_INVALID = "58P01", "55006", "55000"
 
@@ -110,10 +110,10 @@ class _Streamer:
             failpoint("stream.connected")
             source, archive = look_at_source(connection, self._repository, self._options)
             inventory = archive.inventory()
-            _settle(archive, inventory, self._level)
+            old = _settle(archive, inventory, self._level)
             failpoint("stream.settled")
             leg, gap = next_leg(
-                inventory.coverage(),
+                inventory.stored(),
                 source.history,
                 archive.segment_size,
                 source.reserved,
@@ -122,11 +122,16 @@ class _Streamer:
             self._note_gap(gap)
             _refuse_server_behind(source, leg)
             at_once = self._at_once(source.listed)
+            if not source.facts.full_page_writes:
+                _log.warning(
+                    "full_page_writes is off: pages that are torn in a crash or a restore cannot be mended"
+                )
             feed = WalFeed(connection)
             segment = WalSegment.containing(leg.timeline, leg.start, archive.segment_size)
-            cadence = Cadence(self._options.part_seconds, self._options.part_bytes, at_once)
-            parts = _parts_of(inventory, segment)
-            with WalIntake(archive, segment, parts, self._level, cadence, feed.moved) as intake:
+            options = self._options
+            cadence = Cadence(options.part_seconds, options.part_bytes, at_once, options.keep_seconds)
+            parts, written = _parts_of(inventory, segment), source.identity.position
+            with WalIntake(archive, segment, parts, self._level, cadence, feed.moved, old, written) as intake:
                 _log.info(
                     "streaming WAL timeline=%d from=%s synchronous=%s server=%s",
                     leg.timeline,
@@ -134,8 +139,14 @@ class _Streamer:
                     at_once,
                     source.facts.version,
                 )
+
+                def stored() -> Position | None:
+                    return None if intake.durable is None else Position(leg.timeline, intake.durable)
+
+                standbys = other_servers(self._postgres, connection)
                 try:
-                    self._stream(feed, leg, segment, intake)
+                    with StandbySlots(standbys, options, source.facts.system_identifier, stored):
+                        self._stream(feed, leg, segment, intake)
                 except EngineError as error:
                     self._learn(error, leg, source)
                     raise
@@ -145,7 +156,7 @@ class _Streamer:
                         self._durable = Position(leg.timeline, intake.durable)
 
     def _stream(self, feed: WalFeed, leg: Leg, segment: WalSegment, intake: WalIntake) -> None:
-        with _ListWatch(self._postgres, self._options.application_name, self._role) as watch:
+        with ListWatch(self._postgres, self._options.application_name, self._role) as watch:
 
             def goes_on() -> bool:
                 self._lease.check()
@@ -221,39 +232,6 @@ class _Streamer:
             self._job.report("storing WAL" if lag else "up to date", durable.value, durable.value + lag)
 
 
-class _ListWatch:
-    """Looks from time to time whether synchronous_standby_names has changed: commits may wait for us now.
-
-    A server that does not answer is the stream's business.
-    """
-
-    def __init__(self, postgres: PostgresConfig, name: str, role: Listed | None) -> None:
-        self._postgres = postgres
-        self._name = name
-        self._role = role
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="pgproof-wal-list", daemon=True)
-        self.changed = False
-
-    def __enter__(self) -> _ListWatch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._done.set()
-
-    def _look(self) -> None:
-        while not self._done.wait(_LOOK_AT_LIST_SECONDS):
-            try:
-                with closing(connect_replication(self._postgres)) as connection:
-                    setting = show(connection.pgconn, "synchronous_standby_names")
-            except EngineError:
-                continue
-            if listed(setting, self._name) is not self._role:
-                self.changed = True
-                return
-
-
 def _refuse_server_behind(source: WalSource, leg: Leg) -> None:
     position = source.identity.position
     if source.identity.timeline != leg.timeline or leg.end is not None or leg.start <= position:
@@ -276,19 +254,18 @@ def _parts_of(inventory: Inventory, segment: WalSegment) -> list[StoredRange]:
     return [each for each in ranges if each.segment == segment and not each.whole]
 
 
-def _settle(archive: WalArchive, inventory: Inventory, level: int | None) -> None:
-    """Finish what a streamer that died had begun: whole segments replace the parts that make them up."""
-    whole = {stored.range.segment for stored in inventory.pieces if stored.range.whole}
-    parts: dict[WalSegment, list[StoredRange]] = {}
+def _settle(archive: WalArchive, inventory: Inventory, level: int | None) -> list[Replaced]:
+    """Finish what a streamer that died had begun: store segments whole whose parts are complete, and return the
+    parts that were replaced."""
+    known: dict[WalSegment, list[StoredRange]] = {}
     for stored in inventory.pieces:
-        if not stored.range.whole:
-            parts.setdefault(stored.range.segment, []).append(stored.range)
-    for segment, ranges in parts.items():
-        if segment not in whole:
-            if max(each.end for each in ranges) < segment.size:
-                continue
+        known.setdefault(stored.range.segment, []).append(stored.range)
+    old = []
+    for segment, ranges in known.items():
+        if not any(each.whole for each in ranges) and max(each.end for each in ranges) == segment.size:
             data = known_prefix(archive.repository, ranges)
-            if len(data) < segment.size:
-                continue
-            archive.create(StoredRange(segment, 0, segment.size), data, level)
-        remove_parts(archive.repository, segment, ranges, compare=True)
+            if len(data) == segment.size:
+                archive.create(StoredRange(segment, 0, segment.size), data, level)
+                ranges.append(StoredRange(segment, 0, segment.size))
+        old += left_over(segment, ranges)
+    return old

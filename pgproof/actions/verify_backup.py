@@ -8,25 +8,35 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pgproof.actions.compare_source import choose_for_source, compare_with_source, request_for
 from pgproof.actions.opening import open_repository
 from pgproof.actions.scratch_checks import after_shutdown, while_running
 from pgproof.actions.scratch_place import scratch_place
+from pgproof.actions.scratch_recovery import (
+    plan_scratch_recovery,
+    started_recovery,
+    write_scratch_recovery,
+)
 from pgproof.actions.scratch_restore import plan_scratch_restore, started, write_scratch_restore
 from pgproof.actions.verify_dumps import RESTORE_OF, restored_dumps
-from pgproof.errors import DataError
+from pgproof.errors import DataError, PreconditionError
 from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig, VerifyLevel
 from pgproof.model.damage import damaged_packs
 from pgproof.model.job import Job
+from pgproof.model.lsn import Lsn
 from pgproof.model.manifest import LOGICAL, Manifest
 from pgproof.model.report import Check, VerificationReport
+from pgproof.model.source_fingerprint import SourceFingerprint
 from pgproof.postgres.osuser import OsUser, service_user
 from pgproof.postgres.programs import Programs, find_programs
-from pgproof.repository.catalog import find_backup, refutation, store_verification
+from pgproof.postgres.scratch import ScratchServer
+from pgproof.repository.catalog import find_backup, find_fingerprint, refutation, store_verification
 from pgproof.repository.dump_reader import DumpReader
 from pgproof.repository.integrity import check_frames, check_objects
 from pgproof.repository.repository import Repository
@@ -36,8 +46,13 @@ _log = logging.getLogger(__name__)
 _SHOWN = 100
 
 
-def verify_backup(config: BackupConfig, backup_id: str, level: VerifyLevel, job: Job) -> VerificationReport:
+def verify_backup(
+    config: BackupConfig, backup_id: str, level: VerifyLevel, job: Job, *, against: str = ""
+) -> VerificationReport:
     """Verify up to `level`, store the report beside the backup and return it.
+
+    `against` names fingerprints of the source by their LSN, or "latest": then the backup is recovered to exactly that
+    point and compared with them, which needs the level `full`.
 
     Damage is a report that is not ok. Raises PreconditionError where this machine cannot verify (programs,
     room, a feature they lack), DataError if the manifest itself cannot be read.
@@ -46,7 +61,8 @@ def verify_backup(config: BackupConfig, backup_id: str, level: VerifyLevel, job:
     repository = open_repository(config)
     manifest = find_backup(repository, backup_id)
     failpoint("verify.found")
-    run = _Verification(config, repository, manifest, job)
+    source = _source(repository, manifest, level, against) if against else None
+    run = _Verification(config, repository, manifest, source, job)
     programs = user = None
     if level.includes(VerifyLevel.START):
         user = service_user(config.scratch_user)
@@ -75,10 +91,40 @@ def verify_backup(config: BackupConfig, backup_id: str, level: VerifyLevel, job:
     return report
 
 
+def _source(
+    repository: Repository, manifest: Manifest, level: VerifyLevel, against: str
+) -> SourceFingerprint:
+    if level is not VerifyLevel.FULL or manifest.method == LOGICAL:
+        raise PreconditionError(
+            "only a physical backup can be compared with its source, and only by a full verification",
+            hint="add --level full, and name a physical backup",
+            backup=manifest.backup_id,
+        )
+    return find_fingerprint(repository, against, manifest.system_identifier)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scratch:
+    """A server that is to be: how it is written and started, where, and how far it has to come."""
+
+    write: Callable[[], None]
+    start: Callable[[], AbstractContextManager[ScratchServer]]
+    data_dir: Path
+    promised: Lsn
+
+
 class _Verification:
     """Collects what each step finds."""
 
-    def __init__(self, config: BackupConfig, repository: Repository, manifest: Manifest, job: Job) -> None:
+    def __init__(
+        self,
+        config: BackupConfig,
+        repository: Repository,
+        manifest: Manifest,
+        source: SourceFingerprint | None,
+        job: Job,
+    ) -> None:
+        self._source = source
         self._config = config
         self._repository = repository
         self._manifest = manifest
@@ -142,30 +188,52 @@ class _Verification:
 
     def _start_in(self, place: Path, programs: Programs, user: OsUser | None, everything: bool) -> None:
         manifest = self._manifest
-        scratch = plan_scratch_restore(self._repository, manifest, place, user)
+        scratch = self._plan(place, programs, user)
         with self._timed("restored", f"{manifest.size_bytes / 1e6:,.1f} MB in {manifest.files:,} files"):
-            write_scratch_restore(self._repository, scratch, self._job)
+            scratch.write()
         failpoint("verify.restored")
         self._bytes_read += manifest.stored_bytes
         begun = time.monotonic()
-        with started(scratch, programs, self._job) as server:
+        with scratch.start() as server:
             self._sandbox = server.sandbox
             end = server.end_of_recovery_lsn
             self._checks.append(
                 Check(
                     "started and recovered",
                     True,
-                    f"PostgreSQL {programs.version}, recovered to {end}, promised {manifest.stop_lsn}",
+                    f"PostgreSQL {programs.version}, recovered to {end}, promised {scratch.promised}",
                     "",
                     time.monotonic() - begun,
                 )
             )
             self._proven = True
             failpoint("verify.proven")
+            if self._source is not None:
+                self._checks.append(compare_with_source(server, self._source, self._job))
             self._checks.extend(while_running(server, self._config.checks, everything, self._job))
         failpoint("verify.asked")
         if everything:
-            self._checks.extend(after_shutdown(programs, scratch.plan.data_dir, manifest, user, self._job))
+            self._checks.extend(after_shutdown(programs, scratch.data_dir, manifest, user, self._job))
+
+    def _plan(self, place: Path, programs: Programs, user: OsUser | None) -> _Scratch:
+        repository, config, manifest, job = self._repository, self._config, self._manifest, self._job
+        if self._source is None:
+            scratch = plan_scratch_restore(repository, manifest, place, user)
+            return _Scratch(
+                lambda: write_scratch_restore(repository, scratch, job),
+                lambda: started(scratch, programs, job),
+                scratch.plan.data_dir,
+                manifest.stop_lsn,
+            )
+        chosen = choose_for_source(repository, config, manifest, self._source, user, job)
+        request = request_for(self._source)
+        prepared = plan_scratch_recovery(repository, config, chosen, request, place, user)
+        return _Scratch(
+            lambda: write_scratch_recovery(repository, prepared, job),
+            lambda: started_recovery(config, prepared, job),
+            prepared.plan.data_dir,
+            self._source.lsn,
+        )
 
     def _restore_in(self, place: Path, programs: Programs, user: OsUser | None, everything: bool) -> None:
         reader = DumpReader(self._repository, self._manifest, self._job)

@@ -20,7 +20,8 @@ from pgproof.model.wal_coverage import Coverage, Promise, Verdict, judge
 from pgproof.model.wal_names import WalFile, WalName, parse_wal_name
 from pgproof.model.wal_pages import check_first_page
 from pgproof.repository.catalog import committed_ids
-from pgproof.repository.wal_archive import StoredWal, WalArchive
+from pgproof.repository.wal_archive import WalArchive
+from pgproof.repository.wal_inventory import StoredWal
 
 # Segments are pushed several at once: one that is missing may be on its way.
 GRACE_SECONDS = 10.0
@@ -94,23 +95,12 @@ class WalFetcher:
         if found is not None:
             return found
         deadline = time.monotonic() + self._grace
-        replaced: DataError | None = None
         while True:
             inventory = self.archive.later_than(segment)
-            verdict = self._verdict(inventory.coverage(), segment)
+            verdict = self._verdict(inventory.stored(), segment)
             if verdict is Verdict.SERVED:
                 pieces = [each for each in inventory.pieces if each.range.segment == segment]
-                try:
-                    read = self.archive.read_segment(segment, pieces)
-                except DataError as error:
-                    # A streamer replaces parts by their whole segment, and may have done so since the list was made.
-                    if replaced is not None:
-                        raise
-                    replaced = error
-                    found = self.whole(segment)
-                    if found is not None:
-                        return found
-                    continue
+                read = self.archive.read_segment(segment, pieces)
                 if read is None:
                     raise DataError("a WAL segment has no beginning", segment=segment.name)
                 check_first_page(read.data, segment, self.archive.system_identifier, segment.name)
@@ -118,7 +108,7 @@ class WalFetcher:
             if verdict is Verdict.ABSENT:
                 # A promise was made by what both copies hold, and is kept as far as it goes.
                 if self._truth is not self.archive and not self._promise:
-                    verdict = self._verdict(self._truth.later_than(segment).coverage(), segment)
+                    verdict = self._verdict(self._truth.later_than(segment).stored(), segment)
                 self._truth.prove_present()
                 if verdict is Verdict.ABSENT:
                     return None

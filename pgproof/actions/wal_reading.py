@@ -23,7 +23,8 @@ from pgproof.postgres.osuser import OsUser
 from pgproof.postgres.programs import Programs
 from pgproof.postgres.restore_target import refuse_too_small
 from pgproof.postgres.wal_decoding import decode_wal
-from pgproof.repository.wal_archive import Inventory, StoredWal, WalArchive
+from pgproof.repository.wal_archive import WalArchive
+from pgproof.repository.wal_inventory import Inventory, StoredWal
 
 _WINDOW = 128 << 20
 _PAGE = 8192

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,25 +13,29 @@ from pgproof.model.config import BackupConfig, PostgresConfig
 from pgproof.model.lsn import Lsn
 from pgproof.model.manifest import PHYSICAL
 from pgproof.model.report import BackupInfo
+from pgproof.model.servers import place
 from pgproof.model.timelines import TimelineHistory
 from pgproof.model.wal_coverage import Coverage, reachable_end
 from pgproof.model.wal_gaps import gaps_on_the_way
 from pgproof.model.wal_legs import Position
+from pgproof.model.wal_problems import problems_of
 from pgproof.model.wal_status import (
     PrimaryStatus,
     Restorable,
+    StandbyStatus,
     TimelineStatus,
     WalLimits,
     WalStatus,
-    problems_of,
     wal_rate,
 )
 from pgproof.model.wal_stream import DEFAULT_SLOT
 from pgproof.postgres.connection import connect_replication
+from pgproof.postgres.standby_slots import other_servers
 from pgproof.postgres.wal_health import read_wal_health
 from pgproof.postgres.wal_stream import SystemIdentity, identify_system
 from pgproof.repository.catalog import list_backups
-from pgproof.repository.wal_archive import Inventory, StoredWal, WalArchive
+from pgproof.repository.wal_archive import WalArchive
+from pgproof.repository.wal_inventory import Inventory, StoredWal
 
 
 def wal_status(
@@ -52,9 +57,13 @@ def wal_status(
     histories = {number: archive.history(number) for number in {1, *inventory.histories, *coverage.timelines}}
     backups = [each for each in list_backups(repository) if each.method == PHYSICAL]
     now = datetime.now(UTC)
+    minimal = {(segment.timeline, segment.start + at) for segment, at in inventory.minimal}
     primary, problem = None, ""
+    standbys: tuple[StandbyStatus, ...] = ()
     try:
-        primary = _primary(postgres, archive, inventory, slot, free_bytes, now)
+        identity, others = _identity(postgres)
+        primary = _primary(postgres, identity, archive, inventory, slot, free_bytes, now)
+        standbys = _standbys(others, identity.timeline, coverage, slot)
     except EngineError as error:
         problem = error.message
     way = histories.get(primary.timeline) if primary is not None else None
@@ -72,28 +81,32 @@ def wal_status(
             )
             for number in coverage.timelines
         ),
-        gaps=gaps_on_the_way(
-            coverage,
-            way,
-            archive.segment_size,
-            [Position(backup.timeline, backup.start_lsn) for backup in backups],
+        gaps=tuple(
+            replace(gap, minimal=(gap.timeline, gap.start) in minimal)
+            for gap in gaps_on_the_way(
+                coverage,
+                way,
+                archive.segment_size,
+                [Position(backup.timeline, backup.start_lsn) for backup in backups],
+            )
         ),
         restorable=_restorable(archive, inventory, coverage, way, backups, primary, now),
         primary=primary,
         server_problem=problem,
+        standbys=standbys,
     )
     return replace(status, problems=problems_of(status, limits or WalLimits()))
 
 
 def _primary(
     postgres: PostgresConfig,
+    identity: SystemIdentity,
     archive: WalArchive,
     inventory: Inventory,
     slot: str,
     free_bytes: int | None,
     now: datetime,
 ) -> PrimaryStatus:
-    identity = _identity(postgres)
     if identity.system_identifier != archive.system_identifier:
         raise PreconditionError(
             "this is another cluster than the one that is stored under this name",
@@ -122,12 +135,34 @@ def _primary(
         ),
         bytes_per_second=wal_rate([(each.stored_at, each.piece.end) for each in pieces]),
         free_bytes=free_bytes if free_bytes is not None else health.free_bytes,
+        full_page_writes=health.full_page_writes,
     )
 
 
-def _identity(postgres: PostgresConfig) -> SystemIdentity:
+def _identity(postgres: PostgresConfig) -> tuple[SystemIdentity, tuple[PostgresConfig, ...]]:
+    """The server that answers, and the others on the list of hosts."""
     with closing(connect_replication(postgres)) as connection:
-        return identify_system(connection.pgconn)
+        return identify_system(connection.pgconn), other_servers(postgres, connection)
+
+
+def _standbys(
+    servers: Sequence[PostgresConfig], timeline: int, coverage: Coverage, slot: str
+) -> tuple[StandbyStatus, ...]:
+    """The slot on every other server that is a standby; one that cannot be asked may be one."""
+    stored = max((each.end for each in coverage.of_timeline(timeline)), default=None)
+    found = []
+    for server in servers:
+        name = ":".join(place(server))
+        try:
+            health = read_wal_health(server, slot)
+        except EngineError as error:
+            found.append(StandbyStatus(name, None, None, error.message))
+            continue
+        if health.in_recovery:
+            restart = None if health.slot is None else health.slot.restart
+            behind = None if stored is None or restart is None else max(0, stored - restart)
+            found.append(StandbyStatus(name, health.slot, behind))
+    return tuple(found)
 
 
 def _lag_seconds(

@@ -11,6 +11,7 @@ from pgproof.cli.options import Subparsers, add_command
 from pgproof.cli.progress import progress_bar
 from pgproof.cli.screen import Screen
 from pgproof.cli.waiting import wait_for
+from pgproof.errors import PreconditionError
 from pgproof.model.config import VerifyLevel
 from pgproof.model.report import VerificationReport
 
@@ -30,13 +31,29 @@ def add_commands(commands: Subparsers) -> None:
         default=str(VerifyLevel.START),
         help="how far to go (start)",
     )
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--against-source",
+        action="store_true",
+        help="with --level full: compare every table with the running server's, at exactly one point of its WAL",
+    )
+    group.add_argument(
+        "--against-fingerprint",
+        metavar="LSN",
+        help="the same with fingerprints that were taken before; 'latest' are the newest",
+    )
     parser.add_argument("--bin-dir", metavar="DIR", help="where PostgreSQL's programs are")
 
 
 def verify(args: argparse.Namespace, screen: Screen) -> int:
     manager = open_backups(args)
+    level, against = VerifyLevel(args.level), args.against_fingerprint or ""
+    if (args.against_source or against) and level is not VerifyLevel.FULL:
+        raise PreconditionError("only a full verification compares with the source", hint="add --level full")
     with progress_bar(screen) as progress:
-        report = wait_for(manager.verify_backup(args.backup_id, VerifyLevel(args.level), progress=progress))
+        if args.against_source:
+            against = str(wait_for(manager.fingerprint_source(progress=progress)).lsn)
+        report = wait_for(manager.verify_backup(args.backup_id, level, against=against, progress=progress))
     screen.document(report.to_json())
     screen.checks(report.checks)
     for damage in report.damage:

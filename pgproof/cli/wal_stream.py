@@ -170,6 +170,11 @@ def _figures(found: WalStatus) -> list[tuple[str, str]]:
         ]
     if found.primary is not None:
         figures += _server_figures(found.primary)
+    for standby in found.standbys:
+        if standby.slot is not None and standby.behind_bytes is not None:
+            figures.append(
+                (f"standby {standby.server}", f"keeps {text.size(standby.behind_bytes)} of stored WAL")
+            )
     return figures
 
 

@@ -17,10 +17,10 @@ from pgproof.errors import DataError
 RECORD_SIZE = 512 << 10
 _LENGTH = struct.Struct("<I")
 HEAD_LENGTH = _LENGTH.size
-LEAST = 32 << 10
+LEAST = 16 << 10
 MOST = RECORD_SIZE - HEAD_LENGTH
 # Behind the least size a chunk goes on for this much on average.
-_WANTED = 160 << 10
+_WANTED = 48 << 10
 # Bytes on each side of an end of row that decide; the beginning of a row usually holds its key.
 _AROUND = 16
 # What is to be read before a cut can be decided: the bytes behind the last possible one.

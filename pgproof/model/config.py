@@ -110,13 +110,16 @@ class PostgresConfig:
     def from_mapping(cls, values: Mapping[str, Any], *, source: str = "port") -> Self:
         """Build from libpq keywords (`database` or `dbname`, `host`, …)."""
         rest = {key: str(value) for key, value in values.items() if value is not None}
-        port = rest.pop("port", None)
-        if port is not None and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        ports = rest.pop("port", "")
+        if any(each and not _is_port(each) for each in ports.split(",")):
             raise PreconditionError(
                 "the port is not a number from 1 to 65535",
                 hint=f"set {source} to a number such as 5432",
-                port=port,
+                port=ports,
             )
+        port = ports if _is_port(ports) else None
+        if ports and port is None:
+            rest["port"] = ports  # one for each host of a list
         database = rest.pop("dbname", None)
         return cls(
             host=rest.pop("host", None),
@@ -143,6 +146,10 @@ class PostgresConfig:
         where = self.host or self.options.get("service") or "the default host"
         port = f":{self.port}" if self.port else ""
         return f"{self.user}@{where}{port}" if self.user else f"{where}{port}"
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 1 <= int(text) <= 65535
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,17 +10,17 @@ from pgproof.model.wal_records import WalRecord
 
 _DEFAULT_TABLESPACE = 1663
 GLOBAL_TABLESPACE = 1664
-_BLOCK = re.compile(r"blkref #0: rel (\d+)/(\d+)/(\d+)(?: fork \w+)? blk (\d+)")
-_BLOCKS = re.compile(r"blkref #\d+: rel (\d+)/(\d+)/(\d+) ")
-_OFFSET = re.compile(r"off:? (\d+)")
-_FLAGS = re.compile(r"flags:? 0x([0-9A-Fa-f]+)")
+_BLOCK = re.compile(r"blkref #0: rel (\d{1,10})/(\d{1,10})/(\d{1,10})(?: fork \w+)? blk (\d{1,10})")
+_BLOCKS = re.compile(r"blkref #\d+: rel (\d{1,10})/(\d{1,10})/(\d{1,10}) ")
+_OFFSET = re.compile(r"off:? (\d{1,10})")
+_FLAGS = re.compile(r"flags:? 0x([0-9A-Fa-f]{1,8})")
 # heapam_xlog.h: a speculative insertion that is taken back, and the half of an update that moves a row.
 _IS_SUPER, _IS_PARTITION_MOVE = 0x08, 0x10
-_PATH = re.compile(r"(?:(global)|base/(\d+)|pg_tblspc/(\d+)/[^/ ]+/(\d+))/(\d+)\Z")
-_STATISTICS = re.compile(r"\b2/(\d+)/(\d+)")
-_RELATION = re.compile(r"\brelcache (\d+)")
-_DIRECTORY = re.compile(r"\b(\d+)/(\d+)")
-_NUMBER = re.compile(r"\d+")
+_PATH = re.compile(r"(?:(global)|base/(\d{1,10})|pg_tblspc/(\d{1,10})/[^/ ]+/(\d{1,10}))/(\d{1,10})\Z")
+_STATISTICS = re.compile(r"\b2/(\d{1,10})/(\d{1,10})")
+_RELATION = re.compile(r"\brelcache (\d{1,10})")
+_DIRECTORY = re.compile(r"\b(\d{1,10})/(\d{1,10})")
+_NUMBER = re.compile(r"\d{1,10}")
 
 
 class RelationFile(NamedTuple):

@@ -54,6 +54,14 @@ class Coverage:
                 known.append(Stretch(piece.start, piece.end))
         return cls({timeline: tuple(known) for timeline, known in joined.items()})
 
+    def without(self, timeline: int, hole: Stretch) -> Self:
+        """As if these bytes were not there."""
+        known = self.of_timeline(timeline)
+        before = [Stretch(each.start, min(each.end, hole.start)) for each in known]
+        behind = [Stretch(max(each.start, hole.end), each.end) for each in known]
+        kept = tuple(sorted({each for each in (*before, *behind) if each.start < each.end}))
+        return type(self)({**self.stretches, timeline: kept})
+
     @property
     def timelines(self) -> list[int]:
         return sorted(self.stretches)

@@ -15,12 +15,14 @@ from pgproof.model.wal_legs import Position
 
 @dataclass(frozen=True, slots=True)
 class WalGap:
-    """WAL that is not stored. While no backup begins behind it (`bridged`), nothing newer can be restored."""
+    """WAL that is not stored, or was written with wal_level = `minimal`. While no backup begins behind it (`bridged`),
+    nothing newer can be restored."""
 
     timeline: int
     start: Lsn
     end: Lsn
     bridged: bool
+    minimal: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -29,6 +31,7 @@ class WalGap:
             "end_lsn": str(self.end),
             "bytes": self.end - self.start,
             "bridged": self.bridged,
+            "minimal": self.minimal,
         }
 
 

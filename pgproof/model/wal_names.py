@@ -16,6 +16,7 @@ _ARCHIVED = re.compile(
     r"(?P<segment>[0-9A-F]{24})(?P<partial>\.partial|\.[0-9A-F]{8}\.backup)?\Z|(?P<timeline>[0-9A-F]{8})\.history\Z"
 )
 _STORED = re.compile(r"(?P<segment>[0-9A-F]{24})(?:\.(?P<start>[0-9A-F]{8})-(?P<end>[0-9A-F]{8}))?\Z")
+_MINIMAL = re.compile(r"(?P<segment>[0-9A-F]{24})\.minimal\.(?P<offset>[0-9A-F]{8})\Z")
 _HISTORY = re.compile(r"([0-9A-F]{8})\.history\Z")
 
 
@@ -64,8 +65,12 @@ class StoredRange:
     end: int
 
     @property
+    def length(self) -> int:
+        return self.end - self.start
+
+    @property
     def whole(self) -> bool:
-        return self.end - self.start == self.segment.size
+        return self.length == self.segment.size
 
     @property
     def name(self) -> str:
@@ -93,6 +98,17 @@ def is_part_name(name: str) -> bool:
     """Whether an object below `wal/<timeline>/` holds but a part of a segment, whatever the segments' size."""
     found = _STORED.match(name)
     return found is not None and found["start"] is not None
+
+
+def parse_minimal_name(name: str, segment_size: int) -> tuple[WalSegment, int] | None:
+    """From which byte of which segment on the WAL was written with wal_level = minimal."""
+    found = _MINIMAL.match(name)
+    if found is None or int(found["offset"], 16) >= segment_size:
+        return None
+    try:
+        return WalSegment.parse(found["segment"], segment_size), int(found["offset"], 16)
+    except ValueError:
+        return None
 
 
 def parse_history_name(name: str) -> int | None:

@@ -10,12 +10,12 @@ from typing import Any
 from pgproof.model.lsn import Lsn
 
 _LINE = re.compile(
-    r"rmgr: (?P<rmgr>\S+) +len \(rec/tot\): +\d+/ *(?P<length>\d+), tx: +(?P<tx>\d+), "
-    r"lsn: (?P<lsn>[0-9A-F]+/[0-9A-F]+), prev (?P<prev>[0-9A-F]+/[0-9A-F]+), desc: (?P<desc>.*)",
+    r"rmgr: (?P<rmgr>\S+) +len \(rec/tot\): +\d+/ *(?P<length>\d+), tx: +(?P<tx>\d{1,10}), "
+    r"lsn: (?P<lsn>[0-9A-F]{1,8}/[0-9A-F]{1,8}), prev (?P<prev>[0-9A-F]{1,8}/[0-9A-F]{1,8}), desc: (?P<desc>.*)",
     re.DOTALL,
 )
 _END_OF_TRANSACTION = re.compile(
-    r"(COMMIT|ABORT)(?:_PREPARED (\d+):)? (\d{4,}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,6})?) UTC"
+    r"(COMMIT|ABORT)(?:_PREPARED (\d{1,10}):)? (\d{4,}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,6})?) UTC"
 )
 _RESTORE_POINT = re.compile(r"RESTORE_POINT (.*)", re.DOTALL)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -95,6 +95,7 @@ class PrimaryStatus:
     lag_seconds: float | None
     bytes_per_second: float | None
     free_bytes: int | None
+    full_page_writes: bool = True
 
     @property
     def seconds_to_full(self) -> float | None:
@@ -118,8 +119,28 @@ class PrimaryStatus:
             "lag_seconds": self.lag_seconds,
             "wal_bytes_per_second": self.bytes_per_second,
             "free_bytes": self.free_bytes,
+            "full_page_writes": self.full_page_writes,
             "seconds_to_disk_full": self.seconds_to_full,
             "seconds_to_slot_lost": self.seconds_to_lost,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class StandbyStatus:
+    """Our slot on a standby; `behind_bytes` is what is stored already and still kept there. `problem` is why nothing is
+    known of it."""
+
+    server: str
+    slot: SlotStatus | None
+    behind_bytes: int | None
+    problem: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "server": self.server,
+            "slot": None if self.slot is None else self.slot.to_json(),
+            "behind_bytes": self.behind_bytes,
+            "problem": self.problem,
         }
 
 
@@ -166,6 +187,7 @@ class WalStatus:
     restorable: Restorable | None
     primary: PrimaryStatus | None
     server_problem: str
+    standbys: tuple[StandbyStatus, ...] = ()
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -181,6 +203,7 @@ class WalStatus:
             "gaps": [gap.to_json() for gap in self.gaps],
             "restorable": None if self.restorable is None else self.restorable.to_json(),
             "primary": None if self.primary is None else self.primary.to_json(),
+            "standbys": [each.to_json() for each in self.standbys],
             "problems": [problem.to_json() for problem in self.problems],
         }
 
@@ -197,95 +220,6 @@ def wal_rate(stored: Sequence[tuple[datetime, Lsn]]) -> float | None:
         return None
     highest = max(end for _at, end in window)
     return (highest - oldest[1]) / (newest[0] - oldest[0]).total_seconds()
-
-
-def problems_of(status: WalStatus, limits: WalLimits) -> tuple[Problem, ...]:
-    """What is wrong, the worst first."""
-    return (*_in_the_repository(status), *_at_the_server(status, limits))
-
-
-def _in_the_repository(status: WalStatus) -> Iterator[Problem]:
-    for gap in status.gaps:
-        if not gap.bridged:
-            yield Problem(
-                "gap",
-                f"the WAL of timeline {gap.timeline} is missing from {gap.start} to {gap.end}, and no backup begins "
-                "behind it: nothing newer can be restored",
-                "take a full backup now: pgproof create --type full",
-            )
-    if status.restorable is None:
-        yield Problem(
-            "no-backup",
-            "there is no backup from which the stored WAL could be replayed",
-            "take one: pgproof create --type full",
-        )
-
-
-def _at_the_server(status: WalStatus, limits: WalLimits) -> Iterator[Problem]:
-    primary = status.primary
-    if primary is None:
-        yield Problem("server", f"the server was not asked: {status.server_problem}", "mend the connection")
-        return
-    yield from _about_the_slot(primary)
-    if primary.lag_bytes is None:
-        yield Problem(
-            "nothing-stored",
-            f"nothing is stored of the server's timeline {primary.timeline}",
-            "start pgproof wal stream, or see its log",
-        )
-    elif primary.lag_bytes > limits.lag_bytes:
-        yield Problem(
-            "lag",
-            f"{primary.lag_bytes / 1e6:,.1f} MB of the server's WAL are not in the repository yet",
-            "see the streamer's log; a slow store or network holds it up",
-        )
-    elif primary.lag_seconds is not None and primary.lag_seconds > limits.lag_seconds:
-        yield Problem(
-            "lag",
-            f"the repository is {primary.lag_seconds:,.0f} s behind the server",
-            "see whether the streamer runs and its log",
-        )
-    full = primary.seconds_to_full
-    streaming = primary.slot is not None and primary.slot.active
-    if full is not None and not streaming and full < 3600 * limits.hours_to_full:
-        yield Problem(
-            "disk-full",
-            f"the server's WAL disk is full in about {full / 3600:.1f} h if nothing is streamed",
-            "start the streamer, or drop the slot and take a full backup afterwards",
-        )
-
-
-def _about_the_slot(primary: PrimaryStatus) -> Iterator[Problem]:
-    slot = primary.slot
-    if slot is None:
-        yield Problem(
-            "slot-missing",
-            f"the server has no replication slot {primary.slot_name}: it removes WAL that is not stored yet",
-            "run pgproof wal stream --create-slot",
-        )
-        return
-    if slot.lost:
-        reason = slot.invalidation_reason or "wal_removed"
-        yield Problem(
-            "slot-lost",
-            f"the server has given the replication slot {slot.name} up ({reason}): WAL may be missing for ever",
-            "run pgproof wal stream --create-slot, and take a full backup",
-        )
-        return
-    if slot.wal_status == "unreserved" or (slot.limit_used or 0.0) > 0.5:
-        used = "" if slot.limit_used is None else f", {100 * slot.limit_used:.0f} % of its limit is used"
-        yield Problem(
-            "slot-in-danger",
-            f"the server will soon give the replication slot {slot.name} up (wal_status {slot.wal_status}{used})",
-            "see why the streamer is behind, or raise max_slot_wal_keep_size meanwhile",
-        )
-    if not slot.active:
-        since = f" since {slot.inactive_since}" if slot.inactive_since else ""
-        yield Problem(
-            "not-streaming",
-            f"nobody streams from the replication slot {slot.name}{since}",
-            "start pgproof wal stream",
-        )
 
 
 def _until(nbytes: int | None, rate: float | None) -> float | None:

@@ -17,7 +17,8 @@ APPLICATION_NAME = "pgproof_stream"
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
     """How to stream: `create_slot` makes the slot where it is missing or lost; the open segment's new bytes are
-    stored when they are `part_seconds` old or `part_bytes` many, with `synchronous` at once."""
+    stored when they are `part_seconds` old or `part_bytes` many, with `synchronous` at once. Parts that were replaced
+    are kept for `keep_seconds`, for whoever is making a list."""
 
     slot: str = DEFAULT_SLOT
     create_slot: bool = False
@@ -25,6 +26,7 @@ class StreamOptions:
     application_name: str = APPLICATION_NAME
     part_seconds: float = 1.0
     part_bytes: int = 16 << 20
+    keep_seconds: float = 10.0
 
     def __post_init__(self) -> None:
         if not 0.05 <= self.part_seconds <= 3600:

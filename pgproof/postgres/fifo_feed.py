@@ -58,6 +58,15 @@ class FifoFeed:
             self._tasks.remove(task)
             task.result()
 
+    def finish(self) -> None:
+        """Nobody opens anything any more: wait for what is being read, and raise what went wrong.
+
+        A file that could not be read to its end looks complete to whoever reads the FIFO.
+        """
+        self._stopping.set()
+        for task in self._tasks:
+            task.result()
+
     def _watch(self) -> None:
         next_sweep = 0.0
         while self._left and not self._stopping.wait(_TRY_AGAIN):

@@ -10,15 +10,16 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pgproof.errors import PreconditionError, TransientError
+from pgproof.errors import DataError, PreconditionError, TransientError
 from pgproof.failpoints import failpoint
-from pgproof.model.control_file import ControlFile
+from pgproof.model.control_file import ControlFile, parse_control_file
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
 from pgproof.model.server_log import failed_server, missing_tablespace, replay_position
+from pgproof.model.source_files import CONTROL_FILE
 from pgproof.postgres.disk_errors import on_disk
 from pgproof.postgres.new_tablespaces import Handover, NewTablespaces, failure, guard, refuse_unusable
 from pgproof.postgres.osuser import OsUser, can_reach, give_to
@@ -165,7 +166,8 @@ def _start(
     deadline: float,
     timeout: float,
 ) -> Postmaster:
-    """Start until connections are taken: again for each tablespace to be created, and to learn a role."""
+    """Start until connections are taken: again for each tablespace to be created, for limits that the source raised
+    after the backup, and to learn a role."""
     job.report("starting the server")
     while True:
         process = launcher.start()
@@ -176,8 +178,15 @@ def _start(
             process.stop(1)
             log = server.log()
             missing = missing_tablespace(log)
-            if not launcher.sandbox.isolated or missing is None or not places.add(*missing):
+            if launcher.sandbox.isolated and missing is not None and places.add(*missing):
+                continue
+            raised = _raised_limits(launcher)
+            if not raised:
                 raise failure(log.decode(errors="replace")) from None
+            server.raised_limits |= raised
+            # The last one of several counts.
+            more = [f"--{name}={value}" for name, value in raised.items()]
+            launcher = replace(launcher, arguments=[*launcher.arguments, *more])
         except UnknownSuperuser:
             process.stop(_STOP_SECONDS)
             refused, server.superuser = server.superuser, launcher.ask_for_superuser()
@@ -186,6 +195,18 @@ def _start(
         except BaseException:
             process.stop(1)
             raise
+
+
+def _raised_limits(launcher: Launcher) -> dict[str, str]:
+    """Limits that are higher than the server was started with. The source's new ones are in pg_control as soon as the
+    record of them was replayed, and so before anything that needs them."""
+    with on_disk(launcher.data_dir):
+        try:
+            control = parse_control_file((launcher.data_dir / CONTROL_FILE.decode()).read_bytes())
+        except DataError:
+            return {}  # why the server ended says more
+    known = dict(argument.removeprefix("--").split("=", 1) for argument in launcher.arguments)
+    return {name: value for name, value in control.minima.items() if int(value) > int(known[name])}
 
 
 def _remove(path: Path) -> None:

@@ -25,7 +25,8 @@ class ScratchServer:
 
     `superuser` is a role that may do everything and log in. `end_of_recovery_lsn` is where replay really
     ended. `sandbox` says in words what isolates it. `new_tablespaces` maps the locations of tablespaces
-    that were created by the replayed WAL to the directories that hold them in truth.
+    that were created by the replayed WAL to the directories that hold them in truth; `raised_limits` are settings
+    that had to be higher than on the source when it was backed up.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class ScratchServer:
         self.maintenance_db = "postgres"
         self.end_of_recovery_lsn = Lsn(0)
         self.new_tablespaces: dict[str, Path] = {}
+        self.raised_limits: dict[str, str] = {}
         self._programs = programs
         self._socket_dir = socket_dir
         self._log = log

@@ -38,6 +38,7 @@ class WalHealth:
     sync_state: str | None
     flush_lag: float | None
     free_bytes: int | None
+    full_page_writes: bool
 
 
 def read_wal_health(config: PostgresConfig, slot: str) -> WalHealth:
@@ -61,6 +62,7 @@ def read_wal_health(config: PostgresConfig, slot: str) -> WalHealth:
             sync_state=sender.get("sync_state"),
             flush_lag=None if lag is None else float(lag),
             free_bytes=_free_bytes(connection, config),
+            full_page_writes=query(connection, "SHOW full_page_writes")[0][0] == "on",
         )
 
 

@@ -12,6 +12,7 @@ from pgproof.model.config import BackupType, VerifyLevel
 from pgproof.model.lsn import Lsn
 from pgproof.model.manifest import LOGICAL, Manifest, is_backup_id
 from pgproof.model.report import BackupInfo, Finding, VerificationReport, VerificationSummary
+from pgproof.model.source_fingerprint import SourceFingerprint
 from pgproof.repository.bucket import Bucket
 from pgproof.repository.layout import ClusterLayout
 from pgproof.repository.repository import Repository
@@ -121,6 +122,36 @@ def refutation(repository: Repository, backup_id: str) -> str:
             damage = report.get("damage")
             return str(damage[0]) if isinstance(damage, list) and damage else "an audit found it to be wrong"
     return ""
+
+
+def store_fingerprint(repository: Repository, fingerprint: SourceFingerprint) -> None:
+    """Keep what the source held at one point: any backup from before it can be compared with that."""
+    key = repository.layout.fingerprint(fingerprint.lsn, fingerprint.taken_at)
+    repository.create_json(Kind.FINGERPRINT, key, {"format": 1, **fingerprint.to_json()})
+
+
+def find_fingerprint(repository: Repository, wanted: str, system_identifier: str) -> SourceFingerprint:
+    """The one at this LSN, or the `latest` of the same cluster. Raises PreconditionError if there is none."""
+    prefix = repository.layout.fingerprints
+    lsn = None if wanted == "latest" else _lsn(wanted)
+    for key in sorted((info.key for info in repository.bucket.list(prefix)), reverse=True):
+        if lsn is not None and not key.startswith(f"{prefix}{lsn.value:016X}-"):
+            continue
+        found = SourceFingerprint.from_json(repository.read_json(Kind.FINGERPRINT, key))
+        if found.system_identifier == system_identifier:
+            return found
+    raise PreconditionError(
+        "there are no fingerprints of the source at this point",
+        hint="take some from the running server: --against-source",
+        wanted=wanted,
+    )
+
+
+def _lsn(text: str) -> Lsn:
+    try:
+        return Lsn.parse(text)
+    except ValueError:
+        raise PreconditionError("not an LSN", hint="write it as 16/B374D848, or latest", lsn=text) from None
 
 
 def committed_ids(bucket: Bucket, layout: ClusterLayout) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pgproof.model.lsn import WalSegment
+from pgproof.model.lsn import Lsn, WalSegment
 from pgproof.model.wal_names import StoredRange
 
 REPOSITORY = "repository.json"
@@ -32,6 +32,7 @@ class ClusterLayout:
         # A map's context is its key without the hash, so all maps of a cluster share one.
         self.maps = f"{self.root}maps"
         self.wal = f"{self.root}wal/"
+        self.fingerprints = f"{self.root}fingerprints/"
 
     def intent(self, backup_id: str) -> str:
         return f"{self.backups}{backup_id}/intent"
@@ -41,6 +42,9 @@ class ClusterLayout:
 
     def verified(self, backup_id: str, at: datetime) -> str:
         return f"{self.verifications(backup_id)}{at:%Y%m%dT%H%M%S%fZ}"
+
+    def fingerprint(self, lsn: Lsn, at: datetime) -> str:
+        return f"{self.fingerprints}{lsn.value:016X}-{at:%Y%m%dT%H%M%S%fZ}"
 
     def verifications(self, backup_id: str) -> str:
         return f"{self.backups}{backup_id}/verified/"
@@ -66,6 +70,9 @@ class ClusterLayout:
 
     def partial(self, segment: WalSegment, name: str) -> str:
         return f"{self.segment(segment)}.partial.{name}"
+
+    def minimal(self, segment: WalSegment, offset: int) -> str:
+        return f"{self.segment(segment)}.minimal.{offset:08X}"
 
     def history(self, timeline: int) -> str:
         return f"{self.timeline(timeline)}{timeline:08X}.history"

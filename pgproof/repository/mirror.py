@@ -85,6 +85,7 @@ class _Copying:
                 self._backup(manifest)
                 self._copied.backups.append(backup_id)
         self._lacking(info.key for info in source.list(names.backups) if "/verified/" in info.key)
+        self._lacking(info.key for info in source.list(names.fingerprints))
         self._wal()
         return self._copied
 

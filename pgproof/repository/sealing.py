@@ -45,6 +45,8 @@ class Kind(IntEnum):
     LEASE = 7
     VERIFICATION = 8
     HISTORY = 9
+    WAL_NOTE = 10
+    FINGERPRINT = 11
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,52 +11,26 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 
-from pgproof.errors import DataError, PreconditionError, TransientError
+from pgproof.errors import ConflictError, DataError, PreconditionError, TransientError
 from pgproof.model.lsn import Lsn, WalSegment
 from pgproof.model.timelines import TimelineHistory
-from pgproof.model.wal_coverage import Coverage, Piece
-from pgproof.model.wal_names import StoredRange, parse_history_name, parse_stored_name
-from pgproof.repository.bucket import ObjectInfo
+from pgproof.model.wal_coverage import Coverage
+from pgproof.model.wal_merging import longest
+from pgproof.model.wal_names import StoredRange
+from pgproof.repository.blobs import encode_blob, encode_json
 from pgproof.repository.compression import Buffer
 from pgproof.repository.frame_slots import FRAME_SIZE
 from pgproof.repository.packs import Frame, PackBuilder, make_frame
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
+from pgproof.repository.wal_inventory import Inventory, StoredWal, list_from, list_wal
 
 WAL_PAGE = 8192
 _FRAMES_AT_ONCE = 32
 _FRAMES_IN_FLIGHT = 6
-
-
-@dataclass(frozen=True, slots=True)
-class StoredWal:
-    """A stored segment or part: its range, its object's name and size, and when it was stored."""
-
-    range: StoredRange
-    info: ObjectInfo
-
-    @property
-    def piece(self) -> Piece:
-        at = self.range.segment.start
-        return Piece(self.range.segment.timeline, at + self.range.start, at + self.range.end)
-
-    @property
-    def stored_at(self) -> datetime:
-        return self.info.modified
-
-
-@dataclass(frozen=True, slots=True)
-class Inventory:
-    """What a list of the archive showed: pieces in the order of timeline and position, history files by timeline."""
-
-    pieces: tuple[StoredWal, ...]
-    histories: tuple[int, ...]
-
-    def coverage(self) -> Coverage:
-        return Coverage.of(stored.piece for stored in self.pieces)
+_LOOKS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,29 +59,11 @@ class WalArchive:
 
     def inventory(self, timeline: int | None = None) -> Inventory:
         """Everything that is stored, of one timeline or of all."""
-        layout = self.repository.layout
-        return self._inventory(layout.wal if timeline is None else layout.timeline(timeline))
+        return list_wal(self.repository, self.segment_size, timeline)
 
     def later_than(self, segment: WalSegment) -> Inventory:
         """What is stored of the segment's timeline from this segment on."""
-        layout = self.repository.layout
-        # A list begins behind a name, and the segment's own is wanted: some before it are left out again.
-        found = self._inventory(layout.timeline(segment.timeline), layout.segment(segment)[:-1])
-        pieces = tuple(stored for stored in found.pieces if stored.range.segment >= segment)
-        return Inventory(pieces, found.histories)
-
-    def _inventory(self, prefix: str, after: str = "") -> Inventory:
-        pieces: list[StoredWal] = []
-        histories: list[int] = []
-        for info in self.repository.bucket.list(prefix, after):
-            folder, _slash, name = info.key.removeprefix(self.repository.layout.wal).partition("/")
-            found = parse_stored_name(name, self.segment_size)
-            if found is not None and folder == f"{found.segment.timeline:08X}":
-                pieces.append(StoredWal(found, info))
-            elif (timeline := parse_history_name(name)) is not None and folder == f"{timeline:08X}":
-                histories.append(timeline)
-        pieces.sort(key=lambda stored: (stored.range.segment, stored.range.start, stored.range.end))
-        return Inventory(tuple(pieces), tuple(sorted(histories)))
+        return list_from(self.repository, segment)
 
     def prove_present(self) -> None:
         """The repository that a list was made of is there, and is this cluster's. Otherwise what the list did not
@@ -145,30 +101,58 @@ class WalArchive:
     def read_segment(self, segment: WalSegment, pieces: Iterable[StoredWal]) -> SegmentBytes | None:
         """The segment's bytes up to the first one that no piece has; None if that is the very first.
 
-        Raises DataError where a piece is damaged, or two pieces disagree about the same bytes.
+        Pieces that were replaced since they were listed are looked for again. Raises DataError where a piece is
+        damaged or gone and no other one has its bytes, or two pieces disagree about the same bytes.
         """
-        data, end = bytearray(segment.size), 0
-        for stored in sorted(pieces, key=lambda each: (each.range.start, -each.range.end)):
-            if stored.range.segment != segment or stored.range.start > end:
+        pieces = [each for each in pieces if each.range.segment == segment]
+        promised = Coverage.of(each.piece for each in pieces).run_end(segment.timeline, segment.start)
+        damaged: dict[str, DataError] = {}
+        for _try in range(_LOOKS):
+            try:
+                found = self._put_together(segment, [each for each in pieces if each.info.key not in damaged])
+            except _UnreadableError as error:
+                if self.repository.bucket.head(error.key) is None:
+                    pieces = self.pieces_of(segment)
+                else:
+                    damaged[error.key] = error.reason
                 continue
-            plain = self._read(stored)
-            known = min(end, stored.range.end) - stored.range.start
-            if data[stored.range.start : stored.range.start + known] != plain[:known]:
+            if promised > segment.start and (found is None or found.end < promised):
+                raise next(iter(damaged.values()), None) or DataError(
+                    "WAL that was listed is gone",
+                    hint="something else than pgproof removes objects",
+                    segment=segment.name,
+                )
+            return found
+        if damaged:
+            raise next(iter(damaged.values()))
+        raise TransientError(
+            "the parts of a WAL segment are replaced faster than they can be read",
+            hint="try again; see what slows the store down if it stays",
+            segment=segment.name,
+        )
+
+    def _put_together(self, segment: WalSegment, pieces: Iterable[StoredWal]) -> SegmentBytes | None:
+        """Pieces that another one covers are not read: there may be thousands that are about to go."""
+        by_range = {each.range: each for each in pieces}
+        data, end = bytearray(segment.size), 0
+        for part in longest(by_range):
+            if part.start > end:
+                break
+            stored = by_range[part]
+            try:
+                plain = b"".join(self.plain(stored))
+            except DataError as error:
+                raise _UnreadableError(stored.info.key, error) from error
+            known = end - part.start
+            if data[part.start : end] != plain[:known]:
                 raise DataError(
                     "two stored parts of a WAL segment disagree",
                     hint="two servers wrote this timeline into the same cluster name",
                     key=stored.info.key,
                 )
-            data[stored.range.start : stored.range.end] = (
-                data[stored.range.start : stored.range.start + known] + plain[known:]
-            )
-            end = max(end, stored.range.end)
-            if stored.range.whole:
-                break
+            data[end : part.end] = plain[known:]
+            end = part.end
         return SegmentBytes(bytes(data), segment.start + end) if end else None
-
-    def _read(self, stored: StoredWal) -> bytes:
-        return b"".join(self.plain(stored))
 
     def plain(self, stored: StoredWal) -> Iterator[bytes]:
         """The bytes of a segment or part, a frame at a time, read some frames at once. DataError for damage."""
@@ -222,6 +206,16 @@ class WalArchive:
                 builder.add(future.result())
         return self.repository.create_wal_object(key, builder)
 
+    def note_minimal(self, segment: WalSegment, offset: int) -> int:
+        """Keep for ever that WAL from here on was written with wal_level = minimal."""
+        key = self.repository.layout.minimal(segment, offset)
+        data = encode_blob(self.repository.key, Kind.WAL_NOTE, key, encode_json({"wal_level": "minimal"}))
+        try:
+            self.repository.bucket.create(key, data)
+        except ConflictError:
+            return 0  # its name is all that it says
+        return len(data)
+
     # history files
 
     def create_history(self, timeline: int, content: bytes) -> bool:
@@ -249,6 +243,15 @@ class WalArchive:
         if content is None:
             return TimelineHistory(timeline)
         return TimelineHistory.parse(timeline, content)
+
+
+class _UnreadableError(Exception):
+    """A piece is damaged, or gone."""
+
+    def __init__(self, key: str, reason: DataError) -> None:
+        super().__init__(key)
+        self.key = key
+        self.reason = reason
 
 
 def _described(repository: Repository) -> tuple[str, int]:

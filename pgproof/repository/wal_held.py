@@ -13,20 +13,26 @@ from dataclasses import dataclass, field
 from pgproof.errors import ConflictError
 from pgproof.model.durable_front import DurableFront
 from pgproof.model.lsn import Lsn, WalSegment
+from pgproof.model.wal_merging import covers, worth_merging
 from pgproof.model.wal_names import StoredRange
 from pgproof.model.wal_pages import FIRST_PAGE_HEADER, check_first_page
+from pgproof.repository.wal_parts import KEEP_SECONDS, Replaced
 
+# Longer parts are not merged any more: segments may be a gigabyte.
+_LONGEST_MERGED = 64 << 20
 # Of a segment that is complete, so much is still stored as a part of its own when a commit waits for it.
 _SHORT_TAIL = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Cadence:
-    """When the open segment's new bytes become a part: so old or so many; `at_once` waits for nothing."""
+    """When the open segment's new bytes become a part: so old or so many; `at_once` waits for nothing. What is
+    replaced by something longer is kept for `keep_seconds`."""
 
     seconds: float = 1.0
     part_bytes: int = 16 << 20
     at_once: bool = False
+    keep_seconds: float = KEEP_SECONDS
 
 
 @dataclass(eq=False)
@@ -38,12 +44,25 @@ class HeldSegment:
     parts: list[StoredRange] = field(default_factory=list)
     theirs: list[StoredRange] = field(default_factory=list)
     data: bytearray = field(default_factory=bytearray)
+    scanned: int = 0
     begun: bool = False
     whole: bool = False
 
     @property
+    def range(self) -> StoredRange:
+        return StoredRange(self.segment, 0, self.segment.size)
+
+    @property
     def complete(self) -> bool:
         return len(self.data) == self.segment.size
+
+    def replaced(self, by: StoredRange) -> Replaced:
+        """Take the parts that `by` covers away from here, because it is stored now."""
+        ours = tuple(part for part in self.parts if covers(by, part))
+        theirs = tuple(part for part in self.theirs if covers(by, part))
+        self.parts = [part for part in self.parts if part not in ours]
+        self.theirs = [part for part in self.theirs if part not in theirs]
+        return Replaced(by, ours, theirs)
 
     @property
     def begins_right(self) -> bool:
@@ -155,6 +174,18 @@ class HeldWal:
         self._unsaved_since = time.monotonic()
         held.parts.append(part)
         self._front.stored(held.segment.start + part.start, held.segment.start + part.end)
+
+    def next_merge(self) -> tuple[HeldSegment, StoredRange] | None:
+        """A part that should be stored in place of many of the open segment."""
+        held = self._segments[-1]
+        if not self.compared or held.complete:
+            return None
+        merged = worth_merging(
+            part
+            for part in (*held.parts, *held.theirs)
+            if part.end <= len(held.data) and part.length < _LONGEST_MERGED
+        )
+        return None if merged is None else (held, merged)
 
     @property
     def _unsaved_from(self) -> Lsn:

@@ -11,16 +11,19 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Self
 
 from pgproof.errors import ConflictError, DataError, EngineError, TransientError
 from pgproof.failpoints import failpoint
 from pgproof.model.lsn import Lsn, WalSegment
 from pgproof.model.wal_names import StoredRange
+from pgproof.model.wal_settings import MINIMAL, settings_changes
+from pgproof.repository.frame_slots import FRAME_SIZE
 from pgproof.repository.wal_archive import WalArchive
 from pgproof.repository.wal_held import Cadence, HeldSegment, HeldWal
-from pgproof.repository.wal_parts import known_prefix, remove_parts
+from pgproof.repository.wal_parts import Replaced, known_prefix, remove_parts
 
 _log = logging.getLogger(__name__)
 
@@ -28,10 +31,13 @@ _WAITING_BYTES = 64 << 20
 _STORING_THREADS = 2
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 _ENDING_SECONDS = 10.0
+_NEVER = Lsn(0)
 
 
 class WalIntake:
     """Takes the WAL of one timeline in order from the start of a segment, of which `parts` may be stored already.
+    What is `left_over`, there or elsewhere, is removed in time. Of WAL that the server had written `before` it was
+    connected to, it is noted where wal_level was minimal: a server has to be restarted for that.
 
     `write` belongs to one thread; everything else may be asked from any. `moved` is called, from other threads,
     whenever more is durable.
@@ -45,6 +51,8 @@ class WalIntake:
         level: int | None,
         cadence: Cadence,
         moved: Callable[[], None],
+        left_over: Iterable[Replaced] = (),
+        before: Lsn = _NEVER,
     ) -> None:
         theirs = list(parts)
         known = known_prefix(archive.repository, theirs)
@@ -52,8 +60,14 @@ class WalIntake:
         self._level = level
         self._moved = moved
         self._held = HeldWal(segment, known, theirs, archive.system_identifier, cadence)
-        self._tidying: deque[HeldSegment] = deque()
+        self._before = before
+        self._keep = cadence.keep_seconds
+        # What was replaced, and from when on it may go; always later than what was replaced before.
+        self._going: deque[tuple[float, Replaced]] = deque()
+        self._merging_from = 0.0
         self._changed = threading.Condition()
+        for each in left_over:
+            self._goes(each)
         self._ending = False
         self.failure: EngineError | None = None
         self.trouble: EngineError | None = None
@@ -158,12 +172,13 @@ class WalIntake:
                     self._changed.wait(self._held.until_due())
                 held, part = taken
                 data = bytes(held.data[part.start : part.end])
-            self._persistently(part, data)
+            self._note_settings(held, part.end)
+            self._persistently(partial(self._archive.create, part, data, self._level))
             failpoint("wal.part.stored")
             with self._changed:
                 self._held.part_stored(held, part)
-                if held.whole and held not in self._tidying:
-                    self._tidying.append(held)
+                if held.whole:
+                    self._goes(held.replaced(held.range))
                 self._changed.notify_all()
             self._moved()
 
@@ -175,48 +190,104 @@ class WalIntake:
                         return
                     self._changed.wait()
                 held.begun = True
-            self._persistently(StoredRange(held.segment, 0, held.segment.size), held.data)
+            self._note_settings(held, held.segment.size)
+            self._persistently(partial(self._archive.create, held.range, held.data, self._level))
             failpoint("wal.whole.stored")
             with self._changed:
                 self._held.segment_stored(held)
-                if held.parts or held.theirs:
-                    self._tidying.append(held)
+                self._goes(held.replaced(held.range))
                 self._changed.notify_all()
             self._moved()
 
     def _tidy(self) -> None:
-        """Remove the parts of segments that are stored whole."""
+        """Merge the open segment's parts when they are many, and remove what was replaced. Nothing waits for it."""
         while True:
             with self._changed:
-                while not self._tidying:
+                while (task := self._next_task()) is None:
                     if self._ending:
                         return
-                    self._changed.wait()
-                held = self._tidying.popleft()
-                held.data = bytearray()
-                ours, held.parts = held.parts, []
-                theirs, held.theirs = held.theirs, []
-            failpoint("wal.tidying")
-            self._remove(held.segment, ours, compare=False)
-            self._remove(held.segment, theirs, compare=True)
-            failpoint("wal.tidied")
+                    self._changed.wait(self._until_going())
+            task()
 
-    def _remove(self, segment: WalSegment, parts: list[StoredRange], *, compare: bool) -> None:
+    def _next_task(self) -> Callable[[], None] | None:
+        if self.failure is not None:
+            return None
+        if self._going and self._until_going() == 0:
+            return partial(self._remove, self._going.popleft()[1])
+        if not self._ending and time.monotonic() >= self._merging_from:
+            found = self._held.next_merge()
+            return None if found is None else partial(self._merge, *found)
+        return None
+
+    def _goes(self, replaced: Replaced) -> None:
+        if replaced.ours or replaced.theirs:
+            self._going.append((time.monotonic() + self._keep, replaced))
+
+    def _until_going(self) -> float | None:
+        return max(0.0, self._going[0][0] - time.monotonic()) if self._going else None
+
+    def _merge(self, held: HeldSegment, merged: StoredRange) -> None:
+        key = self._archive.repository.layout.wal_range(merged)
         try:
-            if parts:
-                remove_parts(self._archive.repository, segment, parts, compare=compare)
+            written = self._archive.create_object(key, self._frames(held, merged), self._level)
         except (ConflictError, DataError):
             raise
         except EngineError as error:
-            # Parts that stay are in nobody's way; the next start of a streamer removes them.
-            _log.warning("parts of WAL segment %s stay until the next start: %s", segment.name, error)
+            _log.warning("the parts of WAL segment %s are not merged now: %s", held.segment.name, error)
+            self._merging_from = time.monotonic() + _LONGEST_PAUSE
+            return
+        failpoint("wal.merged")
+        with self._changed:
+            self.stored_bytes += written
+            self._goes(held.replaced(merged))
+            held.parts.append(merged)
+            if held.whole:
+                self._goes(held.replaced(held.range))
 
-    def _persistently(self, stored: StoredRange, data: bytes | bytearray) -> None:
+    def _frames(self, held: HeldSegment, stored: StoredRange) -> Iterator[bytes]:
+        for at in range(stored.start, stored.end, FRAME_SIZE):
+            with self._changed:
+                frame = bytes(held.data[at : min(at + FRAME_SIZE, stored.end)])
+            yield frame
+
+    def _remove(self, replaced: Replaced) -> None:
+        failpoint("wal.tidying")
+        try:
+            remove_parts(self._archive.repository, replaced)
+        except ConflictError:
+            raise
+        except EngineError as error:
+            if isinstance(error, DataError) and replaced.by.whole:
+                raise
+            # Parts that stay are in nobody's way; the next start of a streamer removes them.
+            _log.warning(
+                "parts of WAL segment %s stay until the next start: %s", replaced.by.segment.name, error
+            )
+        failpoint("wal.tidied")
+
+    def _note_settings(self, held: HeldSegment, end: int) -> None:
+        """Before the WAL itself is stored, so that it is never acknowledged without."""
+        if held.segment.start + held.scanned >= self._before:
+            return
+        with self._changed:
+            data = bytes(held.data[:end])
+        for change in settings_changes(data, held.scanned):
+            if change.wal_level == MINIMAL:
+                self._persistently(partial(self._archive.note_minimal, held.segment, change.offset))
+                _log.error(
+                    "GAP in the WAL at %s of timeline %d: the server ran with wal_level = minimal, and no restore "
+                    "passes that; take a full backup now",
+                    held.segment.start + change.offset,
+                    held.segment.timeline,
+                )
+        held.scanned = end
+
+    def _persistently(self, store: Callable[[], int]) -> None:
         """Store, for as long as it takes: the stream stands still meanwhile, and nothing is acknowledged."""
         pause = _SHORTEST_PAUSE
         while True:
             try:
-                written = self._archive.create(stored, data, self._level)
+                written = store()
                 break
             except TransientError as error:
                 if self._ending:

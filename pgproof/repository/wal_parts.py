@@ -1,17 +1,42 @@
 """The parts of a WAL segment that is not complete yet: what they hold together, and their removal.
 
-A part has its own name, so nothing is overwritten; the whole segment replaces its parts, which are removed only
-when the whole one was read back.
+A part has its own name, so nothing is overwritten. A longer part, and in the end the whole segment, replaces parts. They
+are removed only when what replaces them was read back, and no sooner than KEEP_SECONDS after it was stored: so a list
+that took less time shows the one or the other, although no store makes a list at one moment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from pgproof.errors import ConflictError, DataError
 from pgproof.model.lsn import WalSegment
+from pgproof.model.wal_merging import covers, longest
 from pgproof.model.wal_names import StoredRange
 from pgproof.repository.repository import Repository
+
+KEEP_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """Parts that may go because `by` holds their bytes, `ours` as we stored them ourselves, `theirs` to be compared."""
+
+    by: StoredRange
+    ours: tuple[StoredRange, ...]
+    theirs: tuple[StoredRange, ...]
+
+
+def left_over(segment: WalSegment, ranges: Iterable[StoredRange]) -> list[Replaced]:
+    """What of a segment's objects was replaced by others of them, as a streamer leaves it that died."""
+    known = sorted(ranges)
+    found = []
+    for longer in longest(known):
+        parts = tuple(part for part in known if covers(longer, part))
+        if parts:
+            found.append(Replaced(longer, (), parts))
+    return found
 
 
 def known_prefix(repository: Repository, parts: Iterable[StoredRange]) -> bytes:
@@ -21,35 +46,36 @@ def known_prefix(repository: Repository, parts: Iterable[StoredRange]) -> bytes:
     overlap differ.
     """
     known = bytearray()
-    for part in sorted(parts):
+    for part in sorted(parts, key=lambda each: (each.start, -each.end)):
         if part.start > len(known):
             break
+        if part.end <= len(known):
+            continue  # covered by a longer one; who removes it compares them
         try:
             data = _read(repository, part)
         except DataError:
             continue
-        _refuse_different(repository, part, data, known[part.start : part.end])
-        known += data[len(known) - part.start :] if part.end > len(known) else b""
+        _refuse_different(repository, part, data, known[part.start :])
+        known += data[len(known) - part.start :]
     return bytes(known)
 
 
-def remove_parts(
-    repository: Repository, segment: WalSegment, parts: Iterable[StoredRange], *, compare: bool
-) -> None:
-    """Remove the parts of a segment that is stored as a whole, once the whole was read back.
+def remove_parts(repository: Repository, replaced: Replaced) -> None:
+    """Remove parts, once what replaces them was read back.
 
-    With `compare` they are read first, too. Raises ConflictError if one holds other bytes than the segment.
+    Raises ConflictError if one holds other bytes, DataError if what replaces them is damaged: then nothing is removed.
     """
-    whole = _read(repository, StoredRange(segment, 0, segment.size))
-    for part in parts:
-        if part.whole or part.segment != segment:
+    data = _read(repository, replaced.by)
+    for part in (*replaced.ours, *replaced.theirs):
+        if not covers(replaced.by, part):
             continue  # never what the parts are replaced by
-        if compare:
+        if part in replaced.theirs:
             try:
-                data = _read(repository, part)
+                other = _read(repository, part)
             except DataError:
-                data = b""  # damaged, and not needed any more
-            _refuse_different(repository, part, data, whole[part.start : part.end])
+                other = b""  # damaged, or gone, and not needed any more
+            at = part.start - replaced.by.start
+            _refuse_different(repository, part, other, data[at : at + len(other)])
         repository.bucket.delete(repository.layout.wal_range(part))
 
 

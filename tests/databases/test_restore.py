@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+import psycopg
 import pytest
 
 from pgproof.actions.restore_database import restore_database
@@ -19,6 +22,8 @@ from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
 from pgproof.model.recovery_request import RecoveryRequest
 from pgproof.model.recovery_target import BACKUP_END, target_from
+from pgproof.model.report import Progress
+from pgproof.postgres.database_building import building
 from pgproof.recovery import RecoveryManager
 from tests.support.faults import run_armed
 from tests.support.recovery_world import RecoveryWorld
@@ -151,6 +156,63 @@ def test_connections_are_named_or_ended(place: Place) -> None:
     assert report.kept is not None
     place.drop("app")
     place.psql(f"ALTER DATABASE {report.kept} RENAME TO app", "postgres")
+
+
+@on_18
+def test_who_comes_in_meanwhile_keeps_the_new_one_aside(place: Place) -> None:
+    names = place.databases()
+    with ExitStack() as late:
+
+        def come_in(progress: Progress) -> None:
+            if progress.phase == "analyzing":
+                late.enter_context(place.world.cluster.connect("app"))
+
+        with pytest.raises(ConflictError, match="could not take its place") as refused:
+            place.restore(place.logical, progress=come_in)
+    (aside,) = set(place.databases()) - set(names)
+    assert aside.startswith("app_restored_") and aside in str(refused.value)
+    assert place.psql("SELECT count(*) FROM orders", aside) == "3000"
+    place.drop(aside)
+
+
+@on_18
+def test_clients_that_come_back_again_and_again(place: Place) -> None:
+    """They meet the old database or the new one at every moment, and hold nothing up."""
+    done, met = threading.Event(), set[str]()
+
+    def client() -> None:
+        while not done.is_set():
+            try:
+                with place.world.cluster.connect("app") as connection:
+                    while not done.is_set():
+                        row = connection.execute("SELECT current_setting('test.generation')").fetchone()
+                        assert row is not None
+                        met.add(row[0])
+            except psycopg.OperationalError:
+                continue
+
+    place.psql("ALTER DATABASE app SET test.generation = 'this'", "postgres")
+    clients = [threading.Thread(target=client) for _ in range(4)]
+    for each in clients:
+        each.start()
+    try:
+        report = place.restore(place.logical, options=DISCONNECT)
+        assert report.kept is not None
+    finally:
+        done.set()
+        for each in clients:
+            each.join()
+    assert met == {"this"}
+    place.drop("app")
+    place.psql(f"ALTER DATABASE {report.kept} RENAME TO app", "postgres")
+    place.psql("ALTER DATABASE app RESET test.generation", "postgres")
+
+
+@on_18
+def test_two_at_a_time(place: Place) -> None:
+    config, postgres = place.world.config, place.world.cluster.config()
+    with building(postgres, "app", Job()), pytest.raises(ConflictError, match="another run"):
+        restore_database(postgres, config, DatabaseRequest("app", "app", place.logical), Job())
 
 
 @on_18

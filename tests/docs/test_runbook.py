@@ -28,6 +28,11 @@ def commands(page: Path) -> list[str]:
 
 def test_every_command_of_the_runbook_works(cluster_factory: ClusterFactory, work_dir: Path) -> None:
     cluster = cluster_factory(major=18)
+    cluster.psql("CREATE DATABASE shop")
+    cluster.psql(
+        "CREATE TABLE precious (g int PRIMARY KEY); INSERT INTO precious SELECT g FROM generate_series(1, 20) g",
+        "shop",
+    )
     cluster.psql("CREATE TABLE precious AS SELECT g FROM generate_series(1, 1000) g")
     cluster.psql("CREATE DATABASE app")
     cluster.psql("CREATE TABLE customers AS SELECT g FROM generate_series(1, 70) g", "app")
@@ -38,6 +43,7 @@ def test_every_command_of_the_runbook_works(cluster_factory: ClusterFactory, wor
     moment = cluster.psql("SELECT clock_timestamp()")
     cluster.psql("DELETE FROM precious")
     cluster.psql("DROP DATABASE app")
+    cluster.psql("DELETE FROM precious WHERE g <= 5; INSERT INTO precious VALUES (99)", "shop")
     names = cluster.psql(
         "SELECT name FROM pg_ls_waldir() WHERE name < pg_walfile_name(pg_switch_wal()) || '~'"
     )
@@ -62,6 +68,8 @@ def test_every_command_of_the_runbook_works(cluster_factory: ClusterFactory, wor
         "--owner postgres": f"--owner {restored_owner()}",
         "pg_ctl ": f"{pg_ctl} -w -l {work_dir}/log -o {shlex.quote(options)} ",
         " ID ": f" {backup.backup_id} ",
+        "--dbname shop": f"--dbname shop --host {cluster.socket_dir} --port {cluster.port} --user postgres",
+        "/tmp/rows.csv": str(work_dir / "rows.csv"),
     }
     script = "set -eu\n" + "".join(commands(ROOT / "docs/recovery.md"))
     for said, here in places.items():
@@ -89,6 +97,8 @@ def test_every_command_of_the_runbook_works(cluster_factory: ClusterFactory, wor
         )
         assert rows.stdout.strip() == "0", f"all WAL was replayed: {rows.stderr}"
         assert cluster.psql("SELECT count(*) FROM customers", "app") == "70"
+        assert cluster.psql("SELECT count(*), sum(g) FROM precious", "shop") == "21|309"
+        assert (work_dir / "rows.csv").read_text().splitlines()[1] == "missing,backup,1"
         with Cluster.adopt(work_dir / "at-two", 18) as before:
             assert before.psql("SELECT count(*) FROM precious") == "1500"
         with Cluster.adopt(work_dir / "by-hand", 18) as by_hand:

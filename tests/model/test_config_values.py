@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pgproof.errors import PreconditionError
 from pgproof.model.config import BackupConfig, BackupType, PostgresConfig, UserCheck, VerifyLevel
+from pgproof.model.servers import listed_servers, place
 
 BACKUP_VARIABLES = {
     "BACKUP_DIR": "backup_dir",
@@ -135,3 +136,28 @@ def test_levels_include_those_before_them() -> None:
     for high, level in enumerate(levels):
         for low, other in enumerate(levels):
             assert level.includes(other) == (high >= low)
+
+
+def test_a_list_of_hosts_is_taken_apart_as_libpq_does() -> None:
+    listed = PostgresConfig.from_mapping(
+        {
+            "host": "a,b,c",
+            "port": "5433,,5434",
+            "user": "u",
+            "target_session_attrs": "primary",
+            "sslmode": "require",
+        }
+    )
+    assert listed.parameters()["port"] == "5433,,5434"
+    servers = listed_servers(listed)
+    assert [place(each) for each in servers] == [("a", "5433"), ("b", "5432"), ("c", "5434")]
+    assert all(each.user == "u" and each.parameters()["sslmode"] == "require" for each in servers)
+    assert not any("target_session_attrs" in each.parameters() for each in servers)
+    one_port = listed_servers(PostgresConfig(host="a,b", port=5433))
+    assert [place(each) for each in one_port] == [("a", "5433"), ("b", "5433")]
+    by_address = listed_servers(PostgresConfig(host="a,b", options={"hostaddr": "10.0.0.1,10.0.0.2"}))
+    assert [each.parameters()["hostaddr"] for each in by_address] == ["10.0.0.1", "10.0.0.2"]
+    alone = PostgresConfig(host="a", port=5433)
+    assert listed_servers(alone) == (alone,)
+    with pytest.raises(PreconditionError, match="port"):
+        PostgresConfig.from_mapping({"host": "a,b", "port": "5433,x"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from operator import attrgetter
 from typing import Any
@@ -16,6 +17,7 @@ from pgproof.errors import DataError
 from pgproof.model.config import BackupType
 from pgproof.model.lsn import Lsn
 from pgproof.model.manifest import (
+    DumpedDatabase,
     ExternalConfig,
     Manifest,
     MapRef,
@@ -36,6 +38,19 @@ ids = st.builds(
 hashes = st.integers(0, 2**256 - 1).map(lambda n: f"{n:064x}")
 
 
+databases = st.builds(
+    DumpedDatabase,
+    oid=st.integers(1, 2**32 - 1),
+    name=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12),
+    size_bytes=counts,
+    encoding=texts,
+    provider=st.sampled_from(["libc", "icu", "builtin"]),
+    collate=texts,
+    ctype=texts,
+    locale=texts,
+    tables=counts,
+    everything=st.booleans(),
+)
 refs = st.builds(MapRef, hashes, st.binary(), counts, counts, counts)
 
 
@@ -90,6 +105,77 @@ def test_a_manifest_is_read_as_it_was_written(manifest: Manifest) -> None:
     assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
     assert manifest.wal_segments[0].start <= manifest.start_lsn
     assert manifest.info().to_json()["backup_id"] == manifest.backup_id
+
+
+@given(
+    manifests(),
+    st.lists(databases, min_size=1, max_size=3, unique_by=(attrgetter("oid"), attrgetter("name"))),
+)
+def test_a_logical_one_is_read_as_it_was_written(manifest: Manifest, dumped: list[DumpedDatabase]) -> None:
+    logical = replace(
+        manifest,
+        method="logical",
+        stop_lsn=manifest.start_lsn,
+        tablespaces=(),
+        external_config=(),
+        databases=tuple(dumped),
+    )
+    assert Manifest.from_json(json.loads(json.dumps(logical.to_json()))) == logical
+    assert logical.wal_segments == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"databases": []},
+        {"databases": "app"},
+        {"databases": [{"oid": 5}]},
+        {"stop_lsn": "0/1000"},
+        {"method": "other"},
+        {"method": "physical"},
+        {"tablespaces": [{"oid": 1, "location": "L3Q=", "size_bytes": 0}]},
+    ],
+)
+def test_a_logical_one_that_no_writer_makes_is_damage(sample: dict[str, Any], change: dict[str, Any]) -> None:
+    app = DumpedDatabase(5, "app", 1, "UTF8", "libc", "C", "C", "", 1, True).to_json()
+    good = {
+        **sample,
+        "method": "logical",
+        "stop_lsn": sample["start_lsn"],
+        "tablespaces": [],
+        "external_config": [],
+        "databases": [app],
+    }
+    Manifest.from_json(good)
+    with pytest.raises(DataError):
+        Manifest.from_json(good | change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"oid": 0},
+        {"oid": 1 << 32},
+        {"name": ""},
+        {"name": "a\0b"},
+        {"name": "x" * 256},
+        {"provider": "evil"},
+        {"everything": 1},
+        {"size_bytes": -1},
+    ],
+)
+def test_a_database_that_no_server_has_is_damage(sample: dict[str, Any], change: dict[str, Any]) -> None:
+    app = DumpedDatabase(5, "app", 1, "UTF8", "libc", "C", "C", "", 1, True).to_json()
+    good = {
+        **sample,
+        "method": "logical",
+        "stop_lsn": sample["start_lsn"],
+        "tablespaces": [],
+        "external_config": [],
+        "databases": [app | change],
+    }
+    with pytest.raises(DataError):
+        Manifest.from_json(good)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from pgproof.model.timelines import Switch, TimelineHistory
 from pgproof.model.wal_coverage import Coverage, Piece, Stretch, reachable_end
 from pgproof.model.wal_gaps import WalGap, gaps_on_the_way
 from pgproof.model.wal_legs import Position
+from pgproof.model.wal_problems import problems_of
 from pgproof.model.wal_status import (
     PrimaryStatus,
     Restorable,
@@ -22,7 +23,6 @@ from pgproof.model.wal_status import (
     TimelineStatus,
     WalLimits,
     WalStatus,
-    problems_of,
     wal_rate,
 )
 
@@ -117,7 +117,7 @@ def test_the_rate_is_that_of_the_last_hour_with_wal() -> None:
 def test_json_says_everything() -> None:
     document = replace(FINE, gaps=(WalGap(1, Lsn(5), Lsn(9), bridged=False),)).to_json()
     assert document["gaps"] == [
-        {"timeline": 1, "start_lsn": "0/5", "end_lsn": "0/9", "bytes": 4, "bridged": False}
+        {"timeline": 1, "start_lsn": "0/5", "end_lsn": "0/9", "bytes": 4, "bridged": False, "minimal": False}
     ]
     assert document["primary"]["slot"]["safe_wal_size"] == 800
     assert document["restorable"]["newest_lsn"] == "0/384"

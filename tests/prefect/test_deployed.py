@@ -19,7 +19,7 @@ from pgproof.backup import BackupManager
 from pgproof.model.config import BackupConfig, BackupType
 from tests.prefect.stack import Stack, prefect_stack, processes_of, worker
 from tests.support import machine
-from tests.support.postgres import STREAM_PASSWORD, Cluster
+from tests.support.postgres import STREAM_PASSWORD, STREAM_USER, Cluster
 
 PASSPHRASE = "correct horse battery staple"
 
@@ -95,6 +95,7 @@ def test_bootstrapping_and_deploying_again_changes_nothing(stack: Stack) -> None
             ("daily-full", 1),
             ("hourly-incremental", 1),
             ("often", 1),
+            ("table", 0),
             ("wal", 0),
         ]
     )
@@ -209,6 +210,35 @@ def test_a_restore_that_overwrites_waits_for_approval(
         _wait_for_end(stack, run_id)
         assert stack.state_of(run_id) == state, stack.logs_of(run_id)
         assert stray.exists() == (state == "Cancelled")
+
+
+def test_rows_are_put_back_only_when_somebody_approved(
+    stack: Stack, cluster: Cluster, repository: Path
+) -> None:
+    cluster.psql(f"GRANT ALL ON t TO {STREAM_USER}; GRANT CREATE ON SCHEMA public TO {STREAM_USER}")
+    config = BackupConfig(backup_dir=str(repository), passphrase=PASSPHRASE)
+    asyncio.run(BackupManager(cluster.config(), config).create_backup(BackupType.FULL))
+    cluster.psql("DELETE FROM t WHERE n <= 100")
+    run = ("deployment", "run", "rescue-table/table", "-p", "table=public.t", "-p", "to_backup_end=true")
+    seen: set[str] = set()
+    for table, state, rows in (("public.other", "Cancelled", "49900"), ("public.t", "Completed", "50000")):
+        stack.prefect(*run, "-p", "merge=missing")
+
+        def waits() -> bool:
+            found = stack.newest_run("rescue-table/table")
+            return found["state"]["name"] == "Suspended" and found["id"] not in seen
+
+        machine.wait_until(waits, "the run to wait for its approval", timeout=120)
+        run_id = str(stack.newest_run("rescue-table/table")["id"])
+        seen.add(run_id)
+        assert "100 rows missing, 0 changed, 0 new since" in stack.artifact("rescue-main")
+        stack.post(f"/flow_runs/{run_id}/resume", {"run_input": {"approve": True, "table": table}})
+        _wait_for_end(stack, run_id)
+        assert stack.state_of(run_id) == state, stack.logs_of(run_id)
+        assert cluster.psql("SELECT count(*) FROM t") == rows
+        # The run that went on did not rescue it once more.
+        assert cluster.psql("SELECT count(*) FROM pg_class WHERE relname ~ '^t_rescued_'") == str(len(seen))
+    assert "| Put back | 100 |" in stack.artifact("rescue-merge-main")
 
 
 def _wait_for_end(stack: Stack, run_id: str) -> None:

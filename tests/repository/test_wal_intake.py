@@ -6,6 +6,7 @@ import contextlib
 import random
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,14 +16,16 @@ from hypothesis import strategies as st
 
 from pgproof.errors import ConflictError, DataError, TransientError
 from pgproof.model.lsn import WalSegment
+from pgproof.model.wal_merging import MOST_PARTS
 from pgproof.model.wal_names import StoredRange
-from pgproof.repository import wal_intake
-from pgproof.repository.bucket import Bucket
+from pgproof.repository import wal_intake, wal_inventory
+from pgproof.repository.bucket import Bucket, ObjectInfo
 from pgproof.repository.object_store import memory_bucket
 from pgproof.repository.repository import Repository
 from pgproof.repository.wal_archive import WalArchive
 from pgproof.repository.wal_held import Cadence
 from pgproof.repository.wal_intake import WalIntake
+from pgproof.repository.wal_parts import left_over
 from tests.repository.test_wal_writer import KEY, StallingBucket
 from tests.support.faults import FailingBucket, LostAnswerBucket
 from tests.support.machine import wait_until
@@ -30,9 +33,9 @@ from tests.support.machine import wait_until
 SIZE = 1 << 20
 FIRST = WalSegment(1, 7, SIZE)
 SYSTEM = 7_123_456_789
-EAGER = Cadence(seconds=0.05)
-NEVER = Cadence(seconds=3600, part_bytes=1 << 30)
-AT_ONCE = Cadence(at_once=True)
+EAGER = Cadence(seconds=0.05, keep_seconds=0)
+NEVER = Cadence(3600, 1 << 30, keep_seconds=0)
+AT_ONCE = Cadence(at_once=True, keep_seconds=0)
 
 
 def wal(segments: int, seed: int = 1, *, timeline: int = 1, system: int = SYSTEM) -> bytes:
@@ -313,3 +316,168 @@ def test_a_hole_in_the_stream_is_refused() -> None:
         intake.write(FIRST.start, memoryview(wal(1))[:100])
         with pytest.raises(DataError, match="hole"):
             intake.write(FIRST.start + 101, memoryview(bytes(5)))
+
+
+# parts of the open segment, merged
+
+
+def _commits(intake: WalIntake, content: bytes, count: int, length: int = 100) -> None:
+    """So many small parts, each stored before the next one comes."""
+    for _ in range(count):
+        at = intake.position - FIRST.start
+        intake.write(intake.position, memoryview(content)[at : at + length])
+        assert intake.flush(30)
+
+
+def test_a_quiet_segment_is_never_many_objects() -> None:
+    archive, content = archive_in(memory_bucket()), wal(1)
+    with begin(archive, AT_ONCE) as intake:
+        for _ in range(12):
+            _commits(intake, content, 50)
+            wait_until(lambda: len(names(archive)) < MOST_PARTS, "the parts to be merged")
+            assert readable(archive) == content[: intake.position - FIRST.start]
+        intake.write(intake.position, memoryview(content)[intake.position - FIRST.start :])
+        assert intake.flush(30)
+        wait_until(lambda: names(archive) == [FIRST.name], "the parts to go")
+    assert readable(archive) == content
+
+
+class _SlowMerge:
+    """Holds back what begins where another object begins already, until the gate is opened."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+        self._begun: set[str] = set()
+        self.gate = threading.Event()
+        self.held = threading.Event()
+
+    def create(self, key: str, data: bytes) -> None:
+        begin = key.partition("-")[0]
+        if begin in self._begun:
+            self.held.set()
+            assert self.gate.wait(60)
+        self._begun.add(begin)
+        self._bucket.create(key, data)
+
+    def __getattr__(self, verb: str) -> Any:
+        return getattr(self._bucket, verb)
+
+
+def test_no_commit_waits_for_a_merge() -> None:
+    bucket = _SlowMerge(memory_bucket())
+    archive, content = archive_in(bucket), wal(1)
+    with begin(archive, AT_ONCE) as intake:
+        _commits(intake, content, MOST_PARTS)
+        assert bucket.held.wait(30)
+        _commits(intake, content, 20)
+        assert durable(intake) == (MOST_PARTS + 20) * 100
+        bucket.gate.set()
+        wait_until(lambda: len(names(archive)) < MOST_PARTS, "the merge")
+        assert readable(archive) == content[: (MOST_PARTS + 20) * 100]
+
+
+def test_a_merge_that_fails_is_tried_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wal_intake, "_LONGEST_PAUSE", 0.05)
+    bucket = _Hiccup(memory_bucket(), 0)
+    archive, content = archive_in(bucket), wal(1)
+    with begin(archive, AT_ONCE) as intake:
+        _commits(intake, content, MOST_PARTS - 1)
+        bucket.left = 2  # of the part and of its merge, or of a later part
+        _commits(intake, content, 5)
+        wait_until(lambda: len(names(archive)) < MOST_PARTS, "the merge")
+    assert readable(archive) == content[: (MOST_PARTS + 4) * 100]
+
+
+def test_who_listed_before_the_merge_reads_the_same() -> None:
+    archive, content = archive_in(memory_bucket()), wal(1)
+    with begin(archive, AT_ONCE) as intake:
+        _commits(intake, content, MOST_PARTS - 1)
+        listed = archive.pieces_of(FIRST)
+        _commits(intake, content, 1)
+        wait_until(lambda: len(names(archive)) < MOST_PARTS, "the merge")
+        read = archive.read_segment(FIRST, listed)
+        assert read is not None
+        assert read.data[: read.end - FIRST.start] == content[: MOST_PARTS * 100]
+        intake.write(intake.position, memoryview(content)[intake.position - FIRST.start :])
+        assert intake.flush(30)
+        wait_until(lambda: names(archive) == [FIRST.name], "the parts to go")
+    read = archive.read_segment(FIRST, listed)
+    assert read is not None
+    assert read.data == content
+
+
+def test_a_part_that_is_gone_and_was_not_replaced_is_missed() -> None:
+    bucket = memory_bucket()
+    archive = archive_in(bucket)
+    _store_some(archive, wal(1), 50_000, 90_000)
+    listed = archive.pieces_of(FIRST)
+    bucket.delete(listed[1].info.key)
+    with pytest.raises(DataError, match="listed is gone"):
+        archive.read_segment(FIRST, listed)
+
+
+def _merged_and_killed(archive: WalArchive, content: bytes) -> None:
+    """What a streamer leaves that dies between storing a longer part and removing the others."""
+    with begin(archive, Cadence(at_once=True, keep_seconds=3600)) as intake:
+        _commits(intake, content, MOST_PARTS)
+        wait_until(lambda: len(names(archive)) == MOST_PARTS + 1, "the longer part")
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_overlapping_parts_are_read_and_then_cleaned_up(damaged: bool) -> None:
+    bucket = memory_bucket()
+    archive, content = archive_in(bucket), wal(1)
+    _merged_and_killed(archive, content)
+    length = MOST_PARTS * 100
+    assert readable(archive) == content[:length]
+    (merged,) = [each for each in archive.pieces_of(FIRST) if each.range.length == length]
+    if damaged:
+        data = bucket.read(merged.info.key)
+        bucket.delete(merged.info.key)
+        bucket.create(merged.info.key, data[:300] + bytes([data[300] ^ 1]) + data[301:])
+    old = left_over(FIRST, [each.range for each in archive.pieces_of(FIRST)])
+    parts = [each.range for each in archive.pieces_of(FIRST)]
+    with WalIntake(archive, FIRST, parts, 3, AT_ONCE, lambda: None, old) as intake:
+        intake.write(FIRST.start, memoryview(content)[: length + 100])
+        assert intake.flush(30)
+        if damaged:
+            assert len(names(archive)) > MOST_PARTS, "nothing may go"
+        else:
+            wait_until(lambda: len(names(archive)) == 2, "the short parts to go")
+            assert readable(archive) == content[: length + 100]
+        intake.write(intake.position, memoryview(content)[length + 100 :])
+        assert intake.flush(30)
+        wait_until(lambda: names(archive) == [FIRST.name], "everything but the segment to go")
+    assert readable(archive) == content
+
+
+def test_a_list_that_shows_no_single_moment_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow list misses the longer part, which came behind its back, and the short ones, which went before it."""
+    monkeypatch.setattr(wal_inventory, "LIST_SECONDS", 0.1)
+    real, content = memory_bucket(), wal(1)
+    archive = archive_in(real)
+    _store_some(archive, content, 1_000, 2_000)
+    longer = StoredRange(FIRST, 0, 2_000)
+
+    class _Slow:
+        lists = 0
+
+        def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+            self.lists += 1
+            if self.lists > 1:
+                yield from real.list(prefix, after)
+                return
+            first, second = sorted(real.list(prefix, after), key=lambda info: info.key)
+            yield first
+            archive.create(longer, content[:2_000], 3)
+            time.sleep(2 * wal_inventory.LIST_SECONDS)
+            real.delete(first.key)
+            real.delete(second.key)
+
+        def __getattr__(self, verb: str) -> Any:
+            return getattr(real, verb)
+
+    slow = _Slow()
+    found = archive_in(slow).inventory()
+    assert slow.lists == 2
+    assert [each.range for each in found.pieces] == [longer]

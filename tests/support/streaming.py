@@ -23,7 +23,7 @@ from tests.support import machine
 from tests.support.faults import forks
 from tests.support.postgres import Cluster
 
-OPTIONS = StreamOptions(create_slot=True, part_seconds=0.1)
+OPTIONS = StreamOptions(create_slot=True, part_seconds=0.1, keep_seconds=1.0)
 _NEVER = Lsn(0)
 
 

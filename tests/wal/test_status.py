@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pgproof.actions.restore_cluster import plan_cluster_restore, restore_cluster
 from pgproof.actions.restore_point import create_restore_point
 from pgproof.actions.take_backup import take_backup
 from pgproof.actions.wal_status import wal_status
 from pgproof.errors import PreconditionError
-from pgproof.model.config import BackupType
+from pgproof.model.config import BackupConfig, BackupType
 from pgproof.model.job import Job
+from pgproof.model.recovery_request import RecoveryRequest
+from pgproof.model.recovery_target import LATEST, RecoveryTarget, TargetKind
+from pgproof.model.restore_plan import RestorePlan
 from pgproof.model.wal_status import WalStatus
 from tests.repository.places import new_repository
-from tests.support.postgres import Cluster, ClusterFactory
+from tests.support.postgres import Cluster, ClusterFactory, find_bin
 from tests.support.streaming import Streamer, wait_for_flush, written
 
 
@@ -75,6 +80,78 @@ def test_from_nothing_to_a_gap_and_back(major: int, cluster_factory: ClusterFact
     status = wal_status(way_in, config)
     assert kinds(status) == ["server"]
     assert status.restorable is not None
+
+
+@pytest.mark.parametrize("major", [15, 18])
+def test_wal_of_a_minimal_server_is_never_promised(
+    major: int, cluster_factory: ClusterFactory, work_dir: Path
+) -> None:
+    """Somebody loaded data without WAL in between; nothing is missing in the repository, and yet no restore passes it."""
+    config = replace(new_repository(work_dir / "r"), bin_dir=str(find_bin(major)))
+    cluster = cluster_factory(major, settings={"wal_keep_size": "512MB"}, initdb_args=("--wal-segsize=1",))
+    way_in = cluster.config()
+    backup = take_backup(way_in, config, BackupType.FULL, Job())
+    with Streamer(way_in, config) as streamer:
+        cluster.psql("CREATE TABLE before AS SELECT 1 AS x")
+        wait_for_flush(cluster, written(cluster))
+        streamer.stop()
+    before = written(cluster)
+    cluster.psql("SELECT pg_drop_replication_slot('pgproof')")
+    for level, senders in (("minimal", 0), ("replica", 10)):
+        cluster.psql(f"ALTER SYSTEM SET wal_level = {level}")
+        cluster.psql(f"ALTER SYSTEM SET max_wal_senders = {senders}")
+        cluster.restart()
+        cluster.psql("CREATE TABLE IF NOT EXISTS loaded AS SELECT generate_series(1, 1000) g")
+    cluster.psql("ALTER SYSTEM SET full_page_writes = off")
+    cluster.psql("SELECT pg_reload_conf()")
+    with Streamer(way_in, config) as streamer:
+        streamer.wait_for_log("wal_level = minimal")
+        streamer.wait_for_log("full_page_writes is off")
+        cluster.psql("SELECT pg_switch_wal(); CREATE TABLE behind AS SELECT 1 AS x")
+        wait_for_flush(cluster, written(cluster))
+        status = wal_status(way_in, config)
+        assert kinds(status) == ["gap", "full-page-writes"]
+        (gap,) = status.gaps
+        assert gap.minimal and not gap.bridged and before <= gap.start
+        assert status.restorable is not None and status.restorable.newest_lsn == gap.start
+        cluster.psql("ALTER SYSTEM RESET full_page_writes")
+        cluster.psql("SELECT pg_reload_conf()")
+        with pytest.raises(PreconditionError):
+            _plan(config, work_dir, backup.backup_id, RecoveryTarget(TargetKind.LSN, written(cluster)))
+        plan = _plan(config, work_dir, backup.backup_id, None)
+        assert plan.wal_end == gap.start
+        second = take_backup(way_in, config, BackupType.FULL, Job())
+        cluster.psql("CREATE TABLE last AS SELECT 1 AS x")
+        wait_for_flush(cluster, written(cluster))
+        assert kinds(wal_status(way_in, config)) == []
+        assert _plan(config, work_dir, second.backup_id, None).wal_end == written(cluster)
+        streamer.stop()
+    report = restore_cluster(
+        config,
+        backup.backup_id,
+        work_dir / "restored",
+        tablespaces={},
+        recover=True,
+        owner=None,
+        request=RecoveryRequest(LATEST),
+        job=Job(),
+    )
+    with Cluster.adopt(Path(report.data_dir), major) as restored:
+        assert restored.psql("SELECT to_regclass('before'), to_regclass('loaded')") == "before|"
+
+
+def _plan(config: BackupConfig, place: Path, backup: str, target: RecoveryTarget | None) -> RestorePlan:
+    request = RecoveryRequest(target or LATEST)
+    return plan_cluster_restore(
+        config,
+        backup,
+        place / "planned",
+        tablespaces={},
+        recover=True,
+        owner=None,
+        request=request,
+        job=Job(),
+    )
 
 
 def _write(cluster: Cluster, megabytes: int) -> None:

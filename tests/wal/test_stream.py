@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from pgproof.actions.init_repository import init_repository
 from pgproof.actions.opening import open_repository
 from pgproof.model.config import BackupConfig, PostgresConfig
 from pgproof.model.lsn import Lsn
+from pgproof.model.wal_merging import MOST_PARTS, longest
+from pgproof.model.wal_names import StoredRange
 from pgproof.model.wal_stream import APPLICATION_NAME, StreamOptions
 from pgproof.repository.wal_archive import WalArchive
 from tests.repository.places import new_repository
@@ -96,14 +99,17 @@ def test_killed_at_any_moment_it_has_what_it_acknowledged(
         book.stop()
         end = written(cluster)
         wait_for_flush(cluster, end)
+        machine.wait_until(lambda: not _left_over(config), "leftover parts to go")
         streamer.stop()
     cluster.stop("immediate")
     with recovered(base, config, major) as server, server.connect() as connection:
         book.check(connection, end)
-    archive = WalArchive.open(open_repository(config))
-    names = [each.range for each in archive.inventory(1).pieces]
+
+
+def _left_over(config: BackupConfig) -> list[str]:
+    names = [each.range for each in WalArchive.open(open_repository(config)).inventory(1).pieces]
     whole = {each.segment for each in names if each.whole}
-    assert not [each.name for each in names if not each.whole and each.segment in whole], "leftover parts"
+    return [each.name for each in names if not each.whole and each.segment in whole]
 
 
 def test_a_store_that_stalls_does_not_break_the_connection(
@@ -370,6 +376,56 @@ def test_a_commit_returns_when_its_wal_is_in_the_repository(
     print(f"commit on {where}: median {statistics.median(took):.1f} ms, worst {max(took):.1f} ms")
     require_stored(config, cluster, 1, acknowledged(cluster))
     cluster.psql("ALTER SYSTEM RESET synchronous_standby_names; SELECT pg_reload_conf()")
+
+
+def test_a_synchronous_server_leaves_few_parts(
+    cluster_factory: ClusterFactory, ledger: LedgerStart, config: BackupConfig
+) -> None:
+    """Each commit is a part, and parts are merged; one life ends between storing a longer part and removing the others."""
+    cluster = cluster_factory(17, settings={"wal_keep_size": "512MB"})
+    base = copy_of(cluster)
+    book = ledger(cluster, clients=1, pause=0)
+    with Streamer(cluster.tcp_config(), config, rules="wal.merged=kill") as streamer:
+        machine.wait_until(lambda: flushed(cluster) > Lsn(0), "the streamer")
+        with _waited_for(cluster):
+            machine.wait_until(lambda: not streamer.alive, "the kill")
+            archive = WalArchive.open(open_repository(config))
+
+            def parts() -> list[StoredRange]:
+                return [each.range for each in archive.inventory(1).pieces if not each.range.whole]
+
+            assert len(parts()) > len(longest(parts())), "the longer part lies beside those that it replaces"
+            require_stored(config, cluster, 1, acknowledged(cluster))
+            with Streamer(cluster.tcp_config(), config) as streamer:
+                for _ in range(4):
+                    book.wait_for(150)
+                    machine.wait_until(
+                        lambda: len(longest(parts())) < 2 * MOST_PARTS, "the parts to be merged"
+                    )
+                    require_stored(config, cluster, 1, acknowledged(cluster))
+                book.stop()
+                end = written(cluster)
+                wait_for_flush(cluster, end)
+                machine.wait_until(
+                    lambda: len(parts()) == len(longest(parts())) < MOST_PARTS, "what was replaced to go"
+                )
+                print(f"{len(book.commits())} commits, {len(parts())} parts")
+                streamer.stop()
+    cluster.stop("immediate")
+    with recovered(base, config, 17) as server, server.connect() as connection:
+        book.check(connection, end)
+
+
+@contextlib.contextmanager
+def _waited_for(cluster: Cluster) -> Iterator[None]:
+    """Commits wait for the streamer, as long as the block lasts."""
+    cluster.psql(
+        f"ALTER SYSTEM SET synchronous_standby_names = '{APPLICATION_NAME}'; SELECT pg_reload_conf()"
+    )
+    try:
+        yield
+    finally:
+        cluster.psql("ALTER SYSTEM RESET synchronous_standby_names; SELECT pg_reload_conf()")
 
 
 def _walsenders(cluster: Cluster) -> list[str]:
