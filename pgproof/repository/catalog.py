@@ -79,7 +79,7 @@ def find_backup(repository: Repository, wanted: str, method: str | None = None) 
             return manifest
         if wanted != "latest":
             raise _of_another_method(manifest)
-    kind = f"{method} backup" if method else "backup"
+    kind = f"{method} backup" if method and ids else "backup"
     raise PreconditionError(
         f"there is no {kind} yet" if wanted == "latest" else "there is no such backup",
         hint="take one with `pgproof create`" if wanted == "latest" else "`pgproof list` shows them all",

@@ -149,9 +149,9 @@ def test_targets_that_contradict_each_other_are_refused(
     assert "secret" not in said
 
 
-def test_restore_without_a_directory_names_what_works(capsys: pytest.CaptureFixture[str]) -> None:
+def test_restore_without_a_directory_replaces_a_database_and_asks(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["restore", "latest"]) == 3
-    assert "pgproof restore latest --data-dir DIR" in capsys.readouterr().err
+    assert "this needs a confirmation" in capsys.readouterr().err
 
 
 def test_a_tablespace_cannot_be_mapped_twice(capsys: pytest.CaptureFixture[str]) -> None:
