@@ -7,7 +7,8 @@ from datetime import datetime
 from pathlib import Path
 
 from pgproof.actions.find_damage import find_damage
-from pgproof.actions.rescue_table import compare_rescued, merge_rescued, rescue_table
+from pgproof.actions.rescue_table import rescue_table
+from pgproof.actions.rescued_rows import compare_rescued, merge_rescued
 from pgproof.actions.restore_cluster import plan_cluster_restore, restore_cluster
 from pgproof.backup import BackupManager
 from pgproof.errors import PreconditionError
