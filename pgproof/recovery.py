@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+from pgproof.actions.clone_database import clone_database
 from pgproof.actions.find_damage import find_damage
 from pgproof.actions.rescue_table import rescue_table
 from pgproof.actions.rescued_rows import compare_rescued, merge_rescued
 from pgproof.actions.restore_cluster import plan_cluster_restore, restore_cluster
+from pgproof.actions.restore_database import plan_database_restore, restore_database
 from pgproof.backup import BackupManager
 from pgproof.errors import PreconditionError
 from pgproof.model.config import PostgresConfig
 from pgproof.model.damage_question import Question
+from pgproof.model.database_restore import (
+    AS_IT_WAS,
+    BuildOptions,
+    CloneRequest,
+    DatabasePlan,
+    DatabaseReport,
+    DatabaseRequest,
+)
 from pgproof.model.harm import DamageReport
 from pgproof.model.lsn import Lsn
 from pgproof.model.recovery_request import EVERYTHING, RecoveryRequest, Standby
@@ -28,7 +40,10 @@ from pgproof.postgres.standby import primary_conninfo
 from pgproof.waiting import in_thread
 
 __all__ = [
+    "BuildOptions",
     "DamageReport",
+    "DatabasePlan",
+    "DatabaseReport",
     "Merge",
     "MergeReport",
     "NamesFrom",
@@ -115,6 +130,109 @@ class RecoveryManager:
             progress,
         )
 
+    async def plan_database_restore(
+        self,
+        backup_id: str | None,
+        target_database: str | None = None,
+        *,
+        progress: ProgressCallback = no_progress,
+        **wanted: Any,
+    ) -> DatabasePlan:
+        """What `restore_database` would do, after the checks that can be made beforehand; takes the same."""
+        request = self._request(backup_id, target_database, **wanted)
+        to, config = wanted.get("to") or self.postgres, self.backups.config
+        return await in_thread(lambda job: plan_database_restore(to, config, request, job), progress)
+
+    async def restore_database(
+        self,
+        backup_id: str | None,
+        target_database: str | None = None,
+        *,
+        database: str | None = None,
+        to: PostgresConfig | None = None,
+        request: RecoveryRequest = EVERYTHING,
+        clean: bool = True,
+        drop_old: bool = False,
+        options: BuildOptions = AS_IT_WAS,
+        progress: ProgressCallback = no_progress,
+    ) -> DatabaseReport:
+        """Restore one database of a backup into the running server, or into that of `to`.
+
+        `database` is its name in the backup, by default the configured one; `target_database` what it will be called.
+        One of that name is replaced when the new one is complete, and kept under a dated name unless `drop_old`; without
+        `clean` it stays, and gets what it lacks. Broken off at any point, this leaves the old one as it was. Raises
+        ConflictError while others are connected to it, unless the options say `disconnect`.
+        """
+        wanted = self._request(
+            backup_id,
+            target_database,
+            database=database,
+            request=request,
+            clean=clean,
+            drop_old=drop_old,
+            options=options,
+        )
+        postgres, config = to or self.postgres, self.backups.config
+        return await in_thread(lambda job: restore_database(postgres, config, wanted, job), progress)
+
+    async def clone_database(
+        self,
+        source: str,
+        target: str,
+        *,
+        to: PostgresConfig | None = None,
+        fast: bool = False,
+        mask: str | Path | None = None,
+        request: RecoveryRequest | None = None,
+        backup_id: str | None = None,
+        options: BuildOptions = AS_IT_WAS,
+        progress: ProgressCallback = no_progress,
+    ) -> DatabaseReport:
+        """Copy the database `source` of the configured server as `target`, to the same server or that of `to`.
+
+        With `request` or `backup_id` it is copied out of a backup, as it was then. `fast` copies files and needs the
+        source without connections. `mask` is a file of SQL that runs in the copy before anybody can connect; if it
+        fails there is no copy. Subscriptions are left out. Raises PreconditionError if there is a `target`.
+        """
+        options = replace(options, subscriptions=False, mask=Path(mask).absolute() if mask else options.mask)
+        postgres, config = self.postgres, self.backups.config
+        if request is None and backup_id is None:
+            wanted = CloneRequest(source, target, fast, options)
+            return await in_thread(
+                lambda job: clone_database(postgres, to or postgres, config, wanted, job), progress
+            )
+        if fast:
+            raise PreconditionError(
+                "a fast clone copies what the server holds now",
+                hint="leave out --fast, or the recovery target",
+            )
+        past = DatabaseRequest(source, target, backup_id, request or EVERYTHING, new=True, options=options)
+        return await in_thread(lambda job: restore_database(to or postgres, config, past, job), progress)
+
+    def _request(
+        self,
+        backup_id: str | None,
+        target: str | None,
+        *,
+        database: str | None = None,
+        to: PostgresConfig | None = None,
+        request: RecoveryRequest = EVERYTHING,
+        clean: bool = True,
+        drop_old: bool = False,
+        options: BuildOptions = AS_IT_WAS,
+    ) -> DatabaseRequest:
+        source = database or self.postgres.database or target
+        if not source:
+            raise PreconditionError(
+                "no database is named",
+                hint="name one: database= or the one that is configured (--database, PGDATABASE)",
+            )
+        if backup_id is None and request.target is None:
+            backup_id = "latest"
+        return DatabaseRequest(
+            source, target or source, backup_id, request, clean=clean, drop_old=drop_old, options=options
+        )
+
     async def point_in_time_recovery(
         self,
         target_time: datetime | str | None = None,
@@ -129,23 +247,28 @@ class RecoveryManager:
         tablespaces: Mapping[str, str] | None = None,
         owner: str | None = None,
         delta: bool = False,
+        disconnect: bool = False,
         progress: ProgressCallback = no_progress,
-    ) -> RestoreReport:
+    ) -> RestoreReport | DatabaseReport:
         """Restore the cluster as it was at a point of time into `data_dir`; without a target, as far as possible.
 
-        A time without a zone is local. The right backup is picked unless `backup_id` names one. Raises
-        PreconditionError for a point that cannot be reached, before anything is written, saying what can be.
+        Without `data_dir` the configured database in the running server, as `restore_database` does. A time without a
+        zone is local. The right backup is picked unless `backup_id` names one. Raises PreconditionError for a point
+        that cannot be reached, before anything is written, saying what can be.
         """
         target = target_from(
             time=target_time, lsn=target_lsn, xid=target_xid, name=target_name, inclusive=inclusive
         )
-        if data_dir is None:
-            raise PreconditionError(
-                "restoring a database into the running server is not available in this version",
-                hint="it comes with logical restores; restore the whole cluster: name a directory with data_dir= "
-                "(on the command line --data-dir DIR)",
-            )
         request = RecoveryRequest(target, timeline, delta=delta)
+        if data_dir is None:
+            if tablespaces or owner or delta:
+                raise PreconditionError(
+                    "tablespaces, an owner and delta are for whole clusters",
+                    hint="leave them out, or name a directory with data_dir=",
+                )
+            return await self.restore_database(
+                backup_id, request=request, options=BuildOptions(disconnect=disconnect), progress=progress
+            )
         return await self.restore_cluster(
             backup_id,
             data_dir,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from pgproof.model.database_restore import DatabasePlan, DatabaseReport
 from pgproof.model.harm import DamageReport
 from pgproof.model.report import BackupInfo, Check, RestoreReport, VerificationReport
 from pgproof.model.restore_plan import RestorePlan
@@ -94,6 +95,30 @@ def restore_report(report: RestoreReport) -> str:
     ]
     notes = "".join(f"\n- {inline(note)}" for note in report.notes)
     return f"# Restored `{report.backup_id}`\n\n{markdown_table(('', ''), rows)}\n{notes}\n"
+
+
+def database_plan_report(plan: DatabasePlan) -> str:
+    """What a restore of a database would do, for whoever has to approve it."""
+    replaces = plan.old_size is not None and plan.clean
+    heading = (
+        "replaces a database" if replaces else "adds to a database" if plan.old_size else "makes a database"
+    )
+    lines = "\n".join(f"    {' '.join(line.splitlines())}" for line in plan.lines())
+    return f"# Restore {heading}\n\n{lines}\n"
+
+
+def database_report(report: DatabaseReport) -> str:
+    """Where a database was restored or cloned to, and what came of it."""
+    rows = [
+        ("Database", report.database),
+        ("From", report.source),
+        ("As of", report.point),
+        ("Now", f"{report.target} on {report.server}"),
+        ("Size", human_size(report.size_bytes)),
+        ("Duration", human_duration(report.seconds)),
+    ]
+    lines = "".join(f"\n- {inline(line)}" for line in report.lines())
+    return f"# Database `{inline(report.target).replace('`', '')}`\n\n{markdown_table(('', ''), rows)}\n{lines}\n"
 
 
 def damage_rows(report: DamageReport) -> list[dict[str, str]]:

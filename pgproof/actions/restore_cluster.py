@@ -108,6 +108,8 @@ def restore_cluster(
     if prepared.programs is not None:
         clear_old_recovery(repository, directory, manifest)
         end_lsn, made = _recover(config, directory, prepared, prepared.programs, notes, job)
+        # A mapping for a tablespace that the WAL might have created is no place where one is.
+        moved = {old: new for old, new in moved.items() if old not in plan.new_tablespaces}
         moved |= {location: str(place) for location, place in made.items()}
     else:
         leave_recovery_to_server(repository, config, directory, prepared)

@@ -12,11 +12,11 @@ from pgproof.cli.exits import Exit
 from pgproof.cli.options import Parser, whole_number
 from pgproof.cli.progress import progress_bar
 from pgproof.cli.screen import Screen
+from pgproof.cli.targets import option, target_of
 from pgproof.cli.text import Column, Table, printable
 from pgproof.cli.waiting import wait_for
 from pgproof.errors import PreconditionError
 from pgproof.model.recovery_request import RecoveryRequest
-from pgproof.model.recovery_target import RecoveryTarget, target_from
 from pgproof.model.table_rescue import (
     DifferingRow,
     Merge,
@@ -60,7 +60,7 @@ def refuse_without_table(args: argparse.Namespace) -> None:
     for name in _OPTIONS:
         if getattr(args, name) not in (None, []):
             raise PreconditionError(
-                "this option is for one table", hint="add --table SCHEMA.TABLE", option=_option(name)
+                "this option is for one table", hint="add --table SCHEMA.TABLE", option=option(name)
             )
 
 
@@ -220,7 +220,7 @@ def _refuse(args: argparse.Namespace) -> None:
     for name in _NOT_FOR_TABLES:
         if getattr(args, name, None):
             raise PreconditionError(
-                "this option is for whole clusters", hint="leave it out, or --table", option=_option(name)
+                "this option is for whole clusters", hint="leave it out, or --table", option=option(name)
             )
     if not args.recover:
         raise PreconditionError(
@@ -237,18 +237,3 @@ def _refuse(args: argparse.Namespace) -> None:
         )
     if args.written_by and args.merge == Merge.MISSING:
         raise PreconditionError("missing rows have no writer", hint="leave --written-by out")
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def target_of(args: argparse.Namespace) -> RecoveryTarget | None:
-    return target_from(
-        time=args.to_time,
-        lsn=args.to_lsn,
-        xid=args.to_xid,
-        name=args.to_name,
-        backup_end=args.to_backup_end,
-        inclusive=not args.exclusive,
-    )

@@ -1,4 +1,4 @@
-"""`restore`: a whole cluster into a data directory."""
+"""`restore`: a whole cluster into a data directory; databases and tables are elsewhere."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import argparse
 from datetime import UTC, datetime
 from typing import Any
 
-from pgproof.cli import rescue, text
+from pgproof.cli import databases, rescue, text
 from pgproof.cli.engine import open_recovery
 from pgproof.cli.exits import Exit
-from pgproof.cli.options import Subparsers, add_command, whole_number
+from pgproof.cli.options import Subparsers, add_command
 from pgproof.cli.progress import progress_bar
 from pgproof.cli.screen import Screen
+from pgproof.cli.targets import add_targets, target_of
 from pgproof.cli.text import printable
 from pgproof.cli.waiting import wait_for
 from pgproof.errors import PreconditionError
@@ -25,8 +26,9 @@ def add_commands(commands: Subparsers) -> None:
         commands,
         "restore",
         restore,
-        "restore a backup into a data directory",
-        "Restore a whole cluster into an empty data directory and run its recovery there, to its end or to a point.",
+        "restore a cluster, a database or a table",
+        "With --data-dir restore a whole cluster into an empty data directory and run its recovery there, to its end or to a "
+        "point.\nWithout it restore one database, or with --table one table, into the running server.",
     )
     parser.add_argument(
         "backup_id",
@@ -35,7 +37,7 @@ def add_commands(commands: Subparsers) -> None:
         help="backup id, the beginning of one, or 'latest'; left out, the backup that leads to the target",
     )
     parser.add_argument("--data-dir", metavar="DIR", help="the new data directory")
-    _add_targets(parser)
+    add_targets(parser, "One of them; without any, all WAL that there is is replayed.")
     parser.add_argument(
         "--tablespace",
         metavar="OLD=NEW",
@@ -67,34 +69,18 @@ def add_commands(commands: Subparsers) -> None:
     parser.add_argument("--owner", metavar="USER", help="operating system user who will own the files")
     parser.add_argument("--bin-dir", metavar="DIR", help="where PostgreSQL's programs are")
     parser.add_argument("--plan", action="store_true", help="show what would be done and stop")
+    databases.add_options(parser)
     rescue.add_options(parser)
-
-
-def _add_targets(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "recovery target", "One of them; without any, all WAL that there is is replayed."
-    )
-    group.add_argument("--to-time", metavar="TIME", help="ISO 8601; local time unless it has an offset")
-    group.add_argument("--to-lsn", metavar="LSN", help="a position in the WAL")
-    group.add_argument("--to-xid", metavar="XID", help="the end of a transaction")
-    group.add_argument("--to-name", metavar="NAME", help="a restore point")
-    group.add_argument("--to-backup-end", action="store_true", help="as early as the backup allows")
-    group.add_argument("--exclusive", action="store_true", help="stop before the target and not behind it")
-    group.add_argument(
-        "--timeline", metavar="N", type=whole_number, help="by default the newest that can be reached"
-    )
 
 
 def restore(args: argparse.Namespace, screen: Screen) -> int:
     if args.table:
+        databases.refuse_with_cluster(args)
         return rescue.rescue(args, screen)
     rescue.refuse_without_table(args)
-    given = args.backup_id or ""
     if not args.data_dir:
-        raise PreconditionError(
-            "restoring over a database in the running server is not available in this version",
-            hint=f"restore the whole cluster: pgproof restore {given} --data-dir DIR".replace("  ", " "),
-        )
+        return databases.restore_database(args, screen)
+    databases.refuse_with_cluster(args)
     if not args.standby and (args.primary or args.slot):
         raise PreconditionError("a primary and a slot are for a standby", hint="add --standby")
     tablespaces = dict(args.tablespace)
@@ -102,7 +88,7 @@ def restore(args: argparse.Namespace, screen: Screen) -> int:
         raise PreconditionError(
             "one tablespace is mapped twice", hint="give --tablespace once for each OLD directory"
         )
-    target = rescue.target_of(args)
+    target = target_of(args)
     if args.backup_id is None and target is None:
         raise PreconditionError(
             "neither a backup nor a recovery target is named",

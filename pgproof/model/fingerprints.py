@@ -7,7 +7,7 @@ docs/decisions/0013-logical-backups.md for what this text is and for what stays 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from pgproof.errors import DataError
@@ -73,6 +73,16 @@ class DatabaseFingerprint:
     def rates(self) -> dict[Name, int]:
         """How the tables were sampled, for whoever is to be compared with this."""
         return {table.key: table.one_in for table in self.tables}
+
+    def by_roots(self, roots: Mapping[Name, Name]) -> Self:
+        """Partitions taken together under the name of their root; all must have been hashed whole."""
+        found: dict[Name, TableFingerprint] = {}
+        for table in self.tables:
+            key = roots.get(table.key, table.key)
+            before = found.get(key)
+            rows, total = (before.rows, int(before.hash)) if before else (0, 0)
+            found[key] = TableFingerprint(*key, rows + table.rows, str(total + int(table.hash)), table.one_in)
+        return replace(self, tables=tuple(found.values()))
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -47,7 +47,8 @@ def client_access(config: PostgresConfig, dbname: str | None, place: Path) -> It
     with closing(connect(config, dbname=dbname)) as connection:
         conninfo, secrets = _parameters(connection)
     with temporary_directory("client", place, None) as private:
-        more = {}
+        # libpq looks there for certificates, as it does for ours.
+        more = {name: os.environ[name] for name in ("HOME",) if name in os.environ}
         if "password" in secrets:
             more["PGPASSFILE"] = _write(private / "passfile", f"*:*:*:*:{_escaped(secrets['password'])}\n")
         if "sslpassword" in secrets:

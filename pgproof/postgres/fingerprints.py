@@ -112,6 +112,19 @@ def compare_connections(
     return compare(ours, fingerprint_database(copy, job, rates=ours.rates()))
 
 
+def partition_roots(connection: psycopg.Connection[Any]) -> dict[Name, Name]:
+    """For each partition the table that it is a part of in the end."""
+    rows = connection.execute(
+        """
+        SELECT n.nspname::text, c.relname::text, m.nspname::text, r.relname::text
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_class r ON r.oid = pg_partition_root(c.oid) JOIN pg_namespace m ON m.oid = r.relnamespace
+        WHERE c.relispartition AND c.relkind = 'r'
+        """
+    ).fetchall()
+    return {(row[0], row[1]): (row[2], row[3]) for row in rows}
+
+
 def _fingerprint(
     connection: psycopg.Connection[Any], table: _Table, one_in: int
 ) -> TableFingerprint | UnreadTable | None:

@@ -40,6 +40,55 @@ def dump_command(
     ]
 
 
+def piped_dump_command(
+    programs: Programs,
+    conninfo: str,
+    *,
+    snapshot: str,
+    sections: Sequence[str] = (),
+    via_root: bool = False,
+    subscriptions: bool = True,
+) -> list[str | Path]:
+    """A dump to standard output as an exported snapshot sees the database; the same each time it is run."""
+    return [
+        programs.path("pg_dump"),
+        f"--dbname={conninfo}",
+        "--format=custom",
+        "--compress=0",
+        f"--snapshot={snapshot}",
+        "--no-password",
+        "--quote-all-identifiers",
+        f"--lock-wait-timeout={_LOCK_TIMEOUT}",
+        *(f"--section={section}" for section in sections),
+        *(["--load-via-partition-root"] if via_root else []),
+        *([] if subscriptions else ["--no-subscriptions"]),
+    ]
+
+
+def piped_restore_command(
+    programs: Programs,
+    conninfo: str,
+    *,
+    options: RestoreOptions,
+    jobs: int = 1,
+    archive: Path | None = None,
+    list_file: Path | None = None,
+    single_transaction: bool = False,
+) -> list[str | Path]:
+    """A restore of a dump of that form from standard input, or from a file, that ends at the first error."""
+    return [
+        programs.path("pg_restore"),
+        f"--dbname={conninfo}",
+        "--format=custom",
+        "--exit-on-error",
+        "--no-password",
+        *(["--single-transaction"] if single_transaction else [f"--jobs={jobs}"]),
+        *options.arguments(),
+        *([f"--use-list={list_file}"] if list_file else []),
+        *([archive] if archive else []),
+    ]
+
+
 def globals_command(programs: Programs, conninfo: str, *, passwords: bool) -> list[str | Path]:
     """Roles, tablespaces and the settings of roles, to standard output."""
     return [
@@ -65,6 +114,17 @@ class RestoreOptions:
     sections: tuple[str, ...] = ()
     use_list: str | None = None
 
+    def arguments(self) -> list[str]:
+        left_out = {
+            "--no-owner": self.owners,
+            "--no-privileges": self.privileges,
+            "--no-tablespaces": self.tablespaces,
+            "--no-publications": self.publications,
+            "--no-subscriptions": self.subscriptions,
+        }
+        unwanted = [name for name, wanted in left_out.items() if not wanted]
+        return [*unwanted, *(f"--section={section}" for section in self.sections)]
+
 
 def restore_command(
     programs: Programs,
@@ -76,13 +136,6 @@ def restore_command(
     list_file: Path | None = None,
 ) -> list[str | Path]:
     """A restore of a dump's directory that ends at the first error."""
-    left_out = {
-        "--no-owner": options.owners,
-        "--no-privileges": options.privileges,
-        "--no-tablespaces": options.tablespaces,
-        "--no-publications": options.publications,
-        "--no-subscriptions": options.subscriptions,
-    }
     return [
         programs.path("pg_restore"),
         f"--dbname={conninfo}",
@@ -90,8 +143,7 @@ def restore_command(
         f"--jobs={jobs}",
         "--exit-on-error",
         "--no-password",
-        *(name for name, wanted in left_out.items() if not wanted),
-        *(f"--section={section}" for section in options.sections),
+        *options.arguments(),
         *([f"--use-list={list_file}"] if list_file else []),
         directory,
     ]

@@ -23,14 +23,19 @@ _SAID = 1 << 20
 
 
 class Running:
-    """`command` with the whole of its environment, until the block ends; it gets no input."""
+    """`command` with the whole of its environment, until the block ends; by default it gets no input."""
 
     def __init__(
-        self, command: Sequence[str | Path], env: Mapping[str, str], stdout: int = subprocess.DEVNULL
+        self,
+        command: Sequence[str | Path],
+        env: Mapping[str, str],
+        stdout: int = subprocess.DEVNULL,
+        stdin: int = subprocess.DEVNULL,
     ) -> None:
         self._command = as_user(command, None)
         self._env = env
         self._stdout = stdout
+        self._stdin = stdin
         self._exits = contextlib.ExitStack()
 
     def poll(self) -> int | None:
@@ -70,7 +75,7 @@ class Running:
         self._errors = errors.fileno()
         self._process = subprocess.Popen(
             self._command,
-            stdin=subprocess.DEVNULL,
+            stdin=self._stdin,
             stdout=self._stdout,
             stderr=errors,
             env=dict(self._env),

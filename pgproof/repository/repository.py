@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from pgproof.errors import ConflictError, DataError, EngineError
+from pgproof.errors import ConflictError, DataError, EngineError, PreconditionError
 from pgproof.failpoints import failpoint
 from pgproof.model.filemap import Segment, decode_segment
 from pgproof.model.lsn import WalSegment
@@ -81,17 +81,38 @@ class Repository:
         return manifest
 
     def create_map(self, payload: bytes) -> tuple[str, int]:
-        """Store a segment of a map unless it is there; return its name and the bytes stored now."""
+        """Store a segment of a map unless it is there; return its name and the bytes stored now.
+
+        One that is there and damaged is stored anew, so that the backups that share it are whole again: its name
+        leaves no other way. Raises DataError if the store does not let it be removed.
+        """
         name = self.hashes.name_of(payload)
         key = self.layout.map(name)
         data = encode_blob(self.key, Kind.MAP, self.layout.maps, payload)
         try:
             self.bucket.create(key, data)
         except ConflictError:
-            if self.read_map(name) != payload:
-                raise
-            return name, 0
+            try:
+                if self.read_map(name) != payload:
+                    raise
+                return name, 0
+            except DataError as damage:
+                self._replace(key, data, damage)
         return name, len(data)
+
+    def _replace(self, key: str, data: bytes, damage: DataError) -> None:
+        _log.warning("a damaged object is stored anew: %s", damage)
+        try:
+            self.bucket.delete(key)
+        except PreconditionError as error:
+            raise DataError(
+                "a map is damaged, and the store does not let it be replaced",
+                hint="remove this object with rights to delete, then take the backup again: all that share it are whole then",
+                key=key,
+                reason=error.message,
+            ) from damage
+        failpoint("map.removed")
+        self.bucket.create(key, data)
 
     def read_map(self, name: str) -> bytes:
         key = self.layout.map(name)

@@ -5,13 +5,14 @@ Needs Python 3.11 or newer and three packages; nothing is asked of the network o
 
     python3 -m venv venv && venv/bin/python -m pip install "cryptography>=44" zstandard blake3
 
-    venv/bin/python restore-without-pgproof-1.py DIRECTORY --list
-    venv/bin/python restore-without-pgproof-1.py DIRECTORY --target /var/lib/postgresql/18/restored
+    venv/bin/python restore-without-pgproof-2.py DIRECTORY --list
+    venv/bin/python restore-without-pgproof-2.py DIRECTORY --target /var/lib/postgresql/18/restored
 
 DIRECTORY is the repository: where repository.json lies. If it is in a bucket, download all of it first, for example
 with `aws s3 sync s3://BUCKET/PREFIX DIRECTORY` or `rclone copy`. The passphrase or the recovery key (PGP1-…) is
 taken from the variable BACKUP_PASSPHRASE or asked for. Options: --cluster NAME (main), --backup ID (latest),
 --tablespace OLD=NEW for each tablespace that shall lie elsewhere, --unencrypted for a repository without encryption.
+A backup is a cluster's files or, if its method is logical, dumps that PostgreSQL's own pg_restore reads.
 
 This file was stored beside the backups, where whoever can write to the store could have changed it. Before you
 type a passphrase, compare `sha256sum` of it with the line in pgproof's docs/recovery.md, or with your own note.
@@ -53,6 +54,8 @@ except ImportError as error:
 
 PACK, MAP, MANIFEST, WAL = 1, 2, 3, 5
 DIRECTORY, ZEROS = 1, 65535
+# A record holds at most 512 KiB with its length.
+RECORD = 524284
 RUNS_AT_ONCE = 200_000
 BACKUP_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[a-z]+-[0-9a-f]{6}\Z")
 DAMAGE = (InvalidTag, zstandard.ZstdError, struct.error, ValueError, LookupError, TypeError, AttributeError)
@@ -459,6 +462,34 @@ def write_pages(repository: Repository, runs: list[PlacedRun], page_size: int) -
             raise Stop(f"{pack.key} lacks pages that a map names")
 
 
+def restore_dumps(repository: Repository, manifest: dict[str, Any], target: Target) -> None:
+    """The files of pg_dump: what is stored are records, each beginning on a page (section 6)."""
+    write_files(repository, manifest, target)
+    places = [place for place in target.root.rglob("*") if place.is_file()]
+    for place in places:
+        unpacked = place.with_name(f"{place.name}.unpacked")
+        with place.open("rb") as stored, unpacked.open("xb") as content:
+            while head := stored.read(4):
+                (length,) = struct.unpack("<I", head)
+                padding = -(4 + length) % manifest["block_size"]
+                if not 1 <= length <= RECORD or place.stat().st_size - stored.tell() < length + padding:
+                    raise Stop(f"{place.name} is not made of records")
+                content.write(stored.read(length))
+                stored.seek(padding, os.SEEK_CUR)
+        unpacked.replace(place)
+    for place in (*target.root.rglob("*"), target.root):
+        sync(place)
+    print(f"""
+The dumps are complete. Into a running server of PostgreSQL {manifest["server_version"]} or later:
+  1. Make the roles that are missing. {target.root / "globals.sql"} has them as psql reads them: look at it first.
+  2. For each database: createdb --template=template0 NAME, and then""")
+    for database in manifest["databases"]:
+        place = target.root / f"databases/{int(database['oid'])}"
+        print(
+            f"     pg_restore --exit-on-error --jobs=4 --dbname=NAME {shlex.quote(str(place))}   # {database['name']!r}"
+        )
+
+
 def position(lsn: str) -> int:
     high, low = lsn.split("/")
     return int(high, 16) << 32 | int(low, 16)
@@ -520,7 +551,8 @@ def show(repository: Repository) -> None:
         try:
             if manifest := repository.manifest(backup_id):
                 size = f"{manifest['size_bytes'] / 1e6:,.1f} MB"
-                print(f"{backup_id}  {manifest['status']}  PostgreSQL {manifest['server_version']}  {size}")
+                kind = f"{manifest['method']}  {manifest['status']}"
+                print(f"{backup_id}  {kind}  PostgreSQL {manifest['server_version']}  {size}")
         except Stop as error:
             print(f"{backup_id}  {error}")
 
@@ -532,8 +564,7 @@ def choose(repository: Repository, wanted: str) -> dict[str, Any]:
     raise Stop(f"there is no backup {wanted}; --list shows all")
 
 
-def restore(repository: Repository, manifest: dict[str, Any], target: Target) -> None:
-    print(f"restoring {manifest['backup_id']}, {manifest['size_bytes'] / 1e6:,.1f} MB", flush=True)
+def restore_cluster(repository: Repository, manifest: dict[str, Any], target: Target) -> None:
     write_files(repository, manifest, target)
     for needed in ("backup_label", CONTROL):
         if not target.place(needed).exists():
@@ -570,7 +601,10 @@ def main() -> None:
         if options.list:
             return show(repository)
         manifest = choose(repository, options.backup)
-        restore(repository, manifest, Target(options.target, tablespaces_of(manifest, options.tablespace)))
+        restore = restore_dumps if manifest["method"] == "logical" else restore_cluster
+        target = Target(options.target, tablespaces_of(manifest, options.tablespace))
+        print(f"restoring {manifest['backup_id']}, {manifest['size_bytes'] / 1e6:,.1f} MB", flush=True)
+        restore(repository, manifest, target)
     except Stop as error:
         sys.exit(f"STOPPED: {error}")
     except OSError as error:

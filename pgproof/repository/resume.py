@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import NamedTuple
@@ -25,6 +26,8 @@ from pgproof.repository.repository import Repository
 _log = logging.getLogger(__name__)
 
 OWN = 0
+_AT_ONCE = 8
+_BATCH = 64
 _BEGUN = len("YYYYMMDDTHHMMSSZ")
 _ENTRY = np.dtype(
     [("rest", f"S{DIGEST_LENGTH - 8}"), ("length", "<u4"), ("owner", "<u4"), ("pack", "<u4"), ("page", "<u4")]
@@ -121,17 +124,27 @@ def _indexes(
         _log.warning("the packs of an earlier run are not used: %s", error)
         given_up.add(repository.layout.packs_of(run))
         return
-    for number in sorted(packs) if wanted is None else wanted:
-        job.checkpoint()
+    numbers = sorted(packs) if wanted is None else sorted(wanted)
+
+    def read(number: int) -> PackIndex | None:
         try:
             if number not in packs or (run, number) in damaged:
                 raise DataError("a pack is missing or damaged", run=run, number=number)
-            index = repository.open_pack(packs[number]).index
+            return repository.open_pack(packs[number]).index
         except DataError as error:
             _log.warning("a pack of an earlier run is not used: %s", error)
-            given_up.add(repository.layout.pack_context(run, number))
-        else:
-            yield number, index
+            return None
+
+    # The time is spent waiting for an object store, so a few requests travel together.
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="pgproof-index") as pool:
+        for start in range(0, len(numbers), _BATCH):
+            job.checkpoint()
+            some = numbers[start : start + _BATCH]
+            for number, index in zip(some, pool.map(read, some), strict=True):
+                if index is None:
+                    given_up.add(repository.layout.pack_context(run, number))
+                else:
+                    yield number, index
 
 
 def _table(index: PackIndex, owner: int, number: int) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.void]]:

@@ -134,4 +134,40 @@ def test_a_mapping_that_is_none(stocked: Program) -> None:
 
 
 def test_no_target_at_all(stocked: Program) -> None:
-    stocked.refused("restore", "latest", message="not available in this version", hint="--data-dir DIR")
+    stocked.refused("restore", message="neither a backup nor a recovery target", hint="--data-dir DIR")
+    stocked.refused("restore", "latest", "--database", "app", message="needs a confirmation", hint="--yes")
+
+
+def test_options_of_a_database_and_of_a_cluster_do_not_mix(stocked: Program) -> None:
+    stocked.refused("restore", "latest", "--delta", message="for whole clusters", hint="--data-dir DIR")
+    stocked.refused(
+        "restore",
+        "latest",
+        "--data-dir",
+        "/nowhere/data",
+        "--drop-old",
+        message="for one database",
+        hint="leave it out",
+    )
+    stocked.refused(
+        "restore",
+        "latest",
+        "--database",
+        "app",
+        "--yes",
+        "--no-clean",
+        "--drop-old",
+        message="nothing is replaced",
+        hint="leave out",
+    )
+    stocked.refused(
+        "restore",
+        "latest",
+        "--database",
+        "app",
+        "--yes",
+        "--jobs",
+        "0",
+        message="out of range",
+        hint="1 to 64",
+    )

@@ -99,7 +99,7 @@ def test_a_wrong_passphrase_is_refused_and_never_printed(shop: Shop) -> None:
 def test_list_is_a_plain_table_with_a_row_for_each_backup(shop: Shop) -> None:
     lines = shop.run("list").stdout.splitlines()
     assert lines[0].split() == [
-        "id", "type", "status", "when", "duration", "size", "stored", "verified", "findings",
+        "id", "type", "method", "status", "when", "duration", "size", "stored", "verified", "findings",
     ]  # fmt: skip
     assert any(line.startswith(shop.backup_id) for line in lines[1:])
     assert "\x1b" not in "".join(lines)

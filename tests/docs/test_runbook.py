@@ -34,12 +34,15 @@ def test_every_command_of_the_runbook_works(cluster_factory: ClusterFactory, wor
         "shop",
     )
     cluster.psql("CREATE TABLE precious AS SELECT g FROM generate_series(1, 1000) g")
+    cluster.psql("CREATE DATABASE app")
+    cluster.psql("CREATE TABLE customers AS SELECT g FROM generate_series(1, 70) g", "app")
     config = BackupConfig(backup_dir=str(work_dir / "backups"), passphrase=PASSPHRASE)
     init_repository(config)
     backup = take_backup(cluster.config(), config, BackupType.FULL, Job())
     cluster.psql("INSERT INTO precious SELECT g FROM generate_series(1001, 1500) g")
     moment = cluster.psql("SELECT clock_timestamp()")
     cluster.psql("DELETE FROM precious")
+    cluster.psql("DROP DATABASE app")
     cluster.psql("DELETE FROM precious WHERE g <= 5; INSERT INTO precious VALUES (99)", "shop")
     names = cluster.psql(
         "SELECT name FROM pg_ls_waldir() WHERE name < pg_walfile_name(pg_switch_wal()) || '~'"
@@ -58,6 +61,7 @@ def test_every_command_of_the_runbook_works(cluster_factory: ClusterFactory, wor
         "/var/lib/postgresql/18/at-two": str(work_dir / "at-two"),
         "2026-11-25 14:00:00+01:00": moment,
         "/var/lib/postgresql/18/by-hand": str(work_dir / "by-hand"),
+        "--host db.example.com": f"--host {cluster.socket_dir} --port {cluster.port} --user postgres",
         "/tmp/venv": str(work_dir / "venv"),
         "/etc/pgproof/passphrase": str(passphrase_file),
         "/backups": str(work_dir / "backups"),
@@ -92,6 +96,7 @@ def test_every_command_of_the_runbook_works(cluster_factory: ClusterFactory, wor
             text=True,
         )
         assert rows.stdout.strip() == "0", f"all WAL was replayed: {rows.stderr}"
+        assert cluster.psql("SELECT count(*) FROM customers", "app") == "70"
         assert cluster.psql("SELECT count(*), sum(g) FROM precious", "shop") == "21|309"
         assert (work_dir / "rows.csv").read_text().splitlines()[1] == "missing,backup,1"
         with Cluster.adopt(work_dir / "at-two", 18) as before:

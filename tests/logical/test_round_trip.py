@@ -20,6 +20,7 @@ from tests.logical.databases import NAME, make_everything, make_roles, same
 from tests.round_trip.conftest import OpenDoors
 from tests.round_trip.front_doors import FrontDoors
 from tests.support.postgres import Cluster, ClusterFactory, find_bin
+from tests.support.s3 import S3Server
 
 Everything = Callable[[int], Cluster]
 WAS_HERE = Path("/tmp/pgproof-was-here")
@@ -180,3 +181,17 @@ def test_many_large_objects_and_tables_larger_than_what_is_read_at_once(
     make_roles(target)
     restore(doors, target, work_dir)
     same(source, target, NAME, "back")
+
+
+def test_a_mirror_has_it_as_well(
+    everything: Everything, front_doors: OpenDoors, s3: S3Server, work_dir: Path
+) -> None:
+    bucket = s3.backup_config(s3_bucket=s3.make_bucket("logical-mirror"))
+    fields = {name: getattr(bucket, name) for name in dir(bucket) if name.startswith("s3_")}
+    doors = front_doors(everything(18), method=BackupMethod.LOGICAL, **fields)
+    info = doors.backup()
+    assert info.method == "logical"
+    in_bucket = {"backup_dir": None}
+    assert doors.backups(**in_bucket) == [info.backup_id]
+    report = doors.verify(info.backup_id, VerifyLevel.START, **in_bucket)
+    assert report.proven, report.checks

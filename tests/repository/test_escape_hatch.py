@@ -21,7 +21,7 @@ from pgproof.actions.opening import open_repository
 from pgproof.actions.restore_cluster import restore_cluster
 from pgproof.actions.take_backup import take_backup
 from pgproof.actions.verify_backup import verify_backup
-from pgproof.model.config import BackupConfig, BackupType, PostgresConfig, VerifyLevel
+from pgproof.model.config import BackupConfig, BackupMethod, BackupType, PostgresConfig, VerifyLevel
 from pgproof.model.job import Job
 from pgproof.model.report import BackupInfo
 from pgproof.repository import escape_hatch
@@ -218,9 +218,9 @@ def _tree(root: Path) -> dict[str, tuple[int, str]]:
 
 def test_it_lists_what_there_is(encrypted: Source, plain: Source, hatch: Hatch) -> None:
     said = hatch(encrypted.root, "--cluster=shop", "--list", secret=_PASSPHRASE)
-    assert said.startswith(f"{encrypted.backup.backup_id}  ok  PostgreSQL 18.")
+    assert said.startswith(f"{encrypted.backup.backup_id}  physical  ok  PostgreSQL 18.")
     said = hatch(plain.root, "--cluster=shop", "--list", "--unencrypted")
-    assert said.startswith(f"{plain.backup.backup_id}  ok  PostgreSQL 15.")
+    assert said.startswith(f"{plain.backup.backup_id}  physical  ok  PostgreSQL 15.")
 
 
 def test_what_it_refuses(encrypted: Source, plain: Source, hatch: Hatch, work_dir: Path) -> None:
@@ -318,3 +318,32 @@ def test_it_needs_nothing_but_what_it_names() -> None:
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) == _NAMED
+
+
+def test_pg_restore_reads_the_dumps_that_it_wrote(encrypted: Source, hatch: Hatch, work_dir: Path) -> None:
+    cluster = encrypted.cluster
+    cluster.psql("CREATE DATABASE dumped; CREATE DATABASE by_hand TEMPLATE template0")
+    cluster.psql(
+        "CREATE TABLE many AS SELECT g, md5(g::text) AS t FROM generate_series(1, 60000) g;"
+        "CREATE TABLE none (); SELECT lo_from_bytea(4711, 'an object')",
+        "dumped",
+    )
+    config = replace(
+        encrypted.config,
+        backup_dir=str(work_dir / "repo"),
+        method=BackupMethod.LOGICAL,
+        databases=("dumped",),
+        compression=True,
+    )
+    init_repository(config)
+    back_up(cluster.config(), config)
+    target = work_dir / "dumps"
+    said = hatch(
+        Path(str(config.backup_dir)), "--cluster", "shop", "--target", str(target), secret=_PASSPHRASE
+    )
+    (command,) = re.findall(r"pg_restore .* --dbname=NAME (\S+) +# 'dumped'", said)
+    machine.give_to_service(target)
+    cluster.run("pg_restore", "--exit-on-error", "--dbname=by_hand", command, dbname="by_hand")
+    query = "SELECT count(*), sum(g), min(t), max(t), lo_get(4711) FROM many"
+    assert cluster.psql(query, "by_hand") == cluster.psql(query, "dumped")
+    assert "CREATE ROLE" in (target / "globals.sql").read_text()

@@ -8,11 +8,13 @@ from __future__ import annotations
 import itertools
 import random
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pgproof.actions.choose_base import packs_known_damaged
-from pgproof.errors import DataError, TransientError
+from pgproof.errors import DataError, PreconditionError, TransientError
 from pgproof.model.config import BackupType, VerifyLevel
 from pgproof.model.damage import damaged_packs
 from pgproof.model.filemap import numbers_of
@@ -25,6 +27,7 @@ from pgproof.repository.bucket import Bucket
 from pgproof.repository.catalog import committed_ids, store_verification
 from pgproof.repository.content import Content
 from pgproof.repository.intake import FileIntake
+from pgproof.repository.local import LocalBucket
 from pgproof.repository.object_store import memory_bucket
 from pgproof.repository.repository import Repository
 from pgproof.repository.resume import interrupted_runs, stored_frames
@@ -281,3 +284,47 @@ def test_an_interrupted_run_is_gone_on_with() -> None:
         if done:
             break
     assert calls >= 4
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
+def test_a_damaged_map_of_nothing_but_empty_files_is_stored_anew(damage: str, work_dir: Path) -> None:
+    """Its hash does not change from backup to backup, as it names no pack: every later backup would fail."""
+    bucket = LocalBucket(work_dir)
+    files: Files = {f"base/5/{number}".encode(): b"" for number in range(30)}
+    first = back_up(bucket, id_of(0, BackupType.FULL), files, None)
+    key = f"clusters/main/maps/{first.maps[0].hash}"
+    path, data = work_dir / key, bytearray(bucket.read(key))
+    data[200] ^= 1
+    path.write_bytes({"flipped": bytes(data), "cut": bytes(data[:100]), "empty": b""}[damage])
+    with pytest.raises(DataError):
+        read(bucket, first.backup_id)
+    second = back_up(bucket, id_of(1, BackupType.FULL), files, None)
+    assert second.maps == first.maps
+    assert read(bucket, first.backup_id) == read(bucket, second.backup_id) == files
+
+
+class _NoDelete:
+    """A store whose credentials may not delete."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+
+    def delete(self, key: str) -> None:
+        raise PreconditionError("the store refuses", hint="grant it", key=key)
+
+    def __getattr__(self, verb: str) -> Any:
+        return getattr(self._bucket, verb)
+
+
+def test_where_nothing_may_be_deleted_the_damaged_map_is_named(work_dir: Path) -> None:
+    bucket = LocalBucket(work_dir)
+    files: Files = {b"base/5/1": b"", b"base/5/2": b""}
+    first = back_up(bucket, id_of(0, BackupType.FULL), files, None)
+    key = f"clusters/main/maps/{first.maps[0].hash}"
+    (work_dir / key).write_bytes(b"rotten")
+    with pytest.raises(DataError, match="does not let it be replaced") as refused:
+        back_up(_NoDelete(bucket), id_of(1, BackupType.FULL), files, None)
+    assert refused.value.context["key"] == key
+    bucket.delete(key)
+    back_up(bucket, id_of(2, BackupType.FULL), files, None)
+    assert read(bucket, first.backup_id) == files
