@@ -10,7 +10,8 @@ from typing import Any
 
 from pgproof.actions.clone_database import clone_database
 from pgproof.actions.find_damage import find_damage
-from pgproof.actions.rescue_table import compare_rescued, merge_rescued, rescue_table
+from pgproof.actions.rescue_table import rescue_table
+from pgproof.actions.rescued_rows import compare_rescued, merge_rescued
 from pgproof.actions.restore_cluster import plan_cluster_restore, restore_cluster
 from pgproof.actions.restore_database import plan_database_restore, restore_database
 from pgproof.backup import BackupManager
