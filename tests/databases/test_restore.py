@@ -100,6 +100,12 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
         yield Place(world, before, physical, logical)
 
 
+@pytest.fixture(autouse=True)
+def emptied(place: Place) -> None:
+    """Tests come in any order, and each finds the mistake that they undo."""
+    place.psql("DROP TABLE IF EXISTS orders CASCADE; DELETE FROM customers")
+
+
 on_18 = pytest.mark.parametrize("place", [18], indirect=True)
 
 

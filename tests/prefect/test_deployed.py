@@ -93,6 +93,8 @@ def test_bootstrapping_and_deploying_again_changes_nothing(stack: Stack) -> None
             ("cluster", 0),
             ("daily", 2),
             ("daily-full", 1),
+            ("database", 0),
+            ("database", 0),
             ("hourly-incremental", 1),
             ("often", 1),
             ("table", 0),
