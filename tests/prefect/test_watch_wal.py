@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from flows.watch_wal import watch_wal
 from pgproof.actions.take_backup import take_backup
 from pgproof.model.config import BackupType
 from pgproof.model.job import Job
-from pgproof.model.wal_status import Problem, WalStatus
+from pgproof.model.wal_status import Problem
 from tests.model.test_wal_status import FINE
 from tests.repository.places import new_repository
 from tests.support.postgres import STREAM_PASSWORD, ClusterFactory
@@ -52,16 +53,7 @@ def test_the_flow_fails_while_nobody_streams(
 
 def test_rows_and_message_name_the_problems_first() -> None:
     problem = Problem("gap", "something is missing", "take a backup")
-    broken = WalStatus(
-        FINE.cluster,
-        FINE.at,
-        FINE.timelines,
-        FINE.gaps,
-        FINE.restorable,
-        FINE.primary,
-        "",
-        (problem,),
-    )
+    broken = replace(FINE, problems=(problem,))
     rows = wal_rows(broken)
     assert rows[0] == {"what": "✗ gap", "state": "something is missing. take a backup"}
     assert wal_message(broken).splitlines()[1] == "gap: something is missing (take a backup)"
