@@ -46,7 +46,7 @@ def clear_names(server: ScratchServer) -> None:
     with server.connect("template1") as connection:
         aside = f"pgproof-{secrets.token_hex(8)}"
         connection.execute(sql.SQL("ALTER DATABASE postgres RENAME TO {}").format(sql.Identifier(aside)))
-    server.maintenance_db = aside
+    server.maintenance_db = server.aside = aside
 
 
 def make_database(server: ScratchServer, database: DumpedDatabase) -> str:

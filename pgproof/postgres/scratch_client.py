@@ -43,6 +43,8 @@ class ScratchServer:
         self.sandbox = sandbox.description
         self.superuser = superuser
         self.maintenance_db = "postgres"
+        # A database of our own, which is no part of what was restored.
+        self.aside: str | None = None
         self.end_of_recovery_lsn = Lsn(0)
         self.new_tablespaces: dict[str, Path] = {}
         self.raised_limits: dict[str, str] = {}
@@ -88,11 +90,11 @@ class ScratchServer:
             ) from error
 
     def databases(self) -> list[str]:
-        """The names of all databases that allow connections."""
+        """The names of all databases that allow connections, but the one of our own."""
         # -2 marks a database whose DROP DATABASE was interrupted.
         query = "SELECT datname FROM pg_database WHERE datallowconn AND datconnlimit <> -2 ORDER BY datname"
         with self.connect() as connection:
-            return [str(row[0]) for row in connection.execute(query)]
+            return [str(row[0]) for row in connection.execute(query) if row[0] != self.aside]
 
     def execute(self, program: str, *arguments: str | Path, timeout: float | None) -> Finished:
         """Run one of PostgreSQL's client programs against this server; its exit status is an answer."""

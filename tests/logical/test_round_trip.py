@@ -85,6 +85,7 @@ def test_it_is_proven_by_a_restore_into_a_new_server(
     checks = {check.name: check for check in report.checks}
     assert "1,934 rows" in checks[f"restore of {NAME}"].detail
     assert {"pg_amcheck", "pg_visibility", f"dump of {NAME}"} <= checks.keys()
+    assert not [name for name in checks if name.startswith("dump of pgproof-")], "our own database"
     assert not WAS_HERE.exists()
 
 
