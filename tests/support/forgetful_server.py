@@ -84,7 +84,8 @@ class Server:
             while True:
                 for fd, _event in poll.poll():
                     if fd != self._control.fileno():
-                        self._answer(self._device.receive())
+                        if request := self._device.receive():
+                            self._answer(request)
                         continue
                     order, arguments = self._control.recv()
                     poll.unregister(self._device)

@@ -84,7 +84,8 @@ class Device:
     def __init__(self, place: Path) -> None:
         self._place = os.fsencode(place)
         self._buffer = bytearray(MAX_WRITE + (64 << 10))
-        self._fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        # Not blocking: who is killed takes its request back, even one that poll(2) has told us of.
+        self._fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         options = f"fd={self._fd},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
         if _libc.mount(b"forgetful", self._place, b"fuse", 0, options.encode()) != 0:
             number = ctypes.get_errno()
@@ -94,8 +95,12 @@ class Device:
     def fileno(self) -> int:
         return self._fd
 
-    def receive(self) -> Request:
-        length = os.readv(self._fd, [self._buffer])
+    def receive(self) -> Request | None:
+        """The next request, None if there is none any more."""
+        try:
+            length = os.readv(self._fd, [self._buffer])
+        except BlockingIOError:
+            return None
         view = memoryview(self._buffer)
         _length, op, unique, node, uid, gid, _pid, _ext, _pad = _HEADER.unpack_from(view)
         return Request(op, unique, node, uid, gid, view[_HEADER.size : length])
