@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from pgproof.repository import keyring
 from tests.support import machine
 from tests.support.ledger import Ledger
 from tests.support.postgres import Cluster, ClusterFactory
@@ -25,6 +26,9 @@ for _name in [name for name in os.environ if name.startswith(_INHERITED)]:
 
 settings.register_profile("pgproof", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("pgproof")
+
+# As quick as a reader accepts, for what is made in this process: whoever opens a slot takes its own parameters.
+keyring.PASSPHRASE_KDF |= {"memory_kib": 19456, "iterations": 1}
 
 _SAMPLE = """
 CREATE DATABASE app;

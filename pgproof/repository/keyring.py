@@ -32,7 +32,7 @@ _RECOVERY_LENGTH = 20
 MAX_DESCRIPTION = 1 << 16
 # With several lanes OpenSSL takes threads from a pool, and two derivations at once wait in it for ever, or fail.
 _one_derivation = threading.Lock()
-_DEFAULT_KDF = {"name": "argon2id", "memory_kib": 65536, "iterations": 3, "lanes": 4}
+PASSPHRASE_KDF = {"name": "argon2id", "memory_kib": 65536, "iterations": 3, "lanes": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def make_slot(
     """Wrap the master key for `secret`; return the slot's id and the object's bytes."""
     slot_id = os.urandom(4).hex()
     salt = base64.b64encode(os.urandom(32)).decode()
-    kdf: dict[str, Any] = {"name": "hkdf-sha256"} if kind == RECOVERY else dict(_DEFAULT_KDF)
+    kdf: dict[str, Any] = {"name": "hkdf-sha256"} if kind == RECOVERY else dict(PASSPHRASE_KDF)
     kdf["salt"] = salt
     kek = _kek(secret, kind, kdf)
     digest = _digest(repository_json)

@@ -260,6 +260,8 @@ import subprocess
 import sys
 repository, master = json.dumps({"repository_id": "0" * 32}).encode(), bytes(32)
 slot = make_slot(repository, master, "secret", PASSPHRASE, datetime.now(UTC))[1]
+kdf = json.loads(slot)["kdf"]
+assert (kdf["memory_kib"], kdf["iterations"], kdf["lanes"]) == (65536, 3, 4)
 with ThreadPoolExecutor(4) as pool:
     assert set(pool.map(lambda _: open_slot(repository, slot, "secret"), range(8))) == {master}
 """
