@@ -40,6 +40,7 @@ class Stack:
             capture_output=True,
             text=True,
             check=False,
+            timeout=300,
         )
         assert not check or done.returncode == 0, f"{command}:\n{done.stdout}{done.stderr}{self.worker_log()}"
         return done
@@ -59,12 +60,23 @@ class Stack:
 
         def answered() -> bool:
             # 503 is the server's word for a SQLite database that is busy at the moment.
-            answers.append(httpx.request(method, f"{self.api_url}{path}", json=body, timeout=30))
+            answers.append(httpx.request(method, f"{self.api_url}{path}", json=body, timeout=60))
             return answers[-1].status_code != httpx.codes.SERVICE_UNAVAILABLE
 
         machine.wait_until(answered, f"the Prefect API to answer {method} {path}")
         answers[-1].raise_for_status()
         return answers[-1].json()
+
+    def start(self, deployment: str, **parameters: object) -> str:
+        """Ask for a run of a deployment, as the UI does, and return its id: a command would take seconds."""
+        found = self.get(f"/deployments/name/{deployment}")
+        run = self.post(f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters})
+        return str(run["id"])
+
+    def wait_for(self, run_id: str, *states: str) -> str:
+        """Wait until a run is in one of these states; which one that is."""
+        machine.wait_until(lambda: self.state_of(run_id) in states, f"the run to be {states}", timeout=180)
+        return self.state_of(run_id)
 
     def state_of(self, run_id: str) -> str:
         return str(self.get(f"/flow_runs/{run_id}")["state"]["name"])

@@ -22,6 +22,7 @@ from tests.support import machine
 from tests.support.postgres import STREAM_PASSWORD, STREAM_USER, Cluster
 
 PASSPHRASE = "correct horse battery staple"
+ENDED = ("Completed", "Cancelled", "Failed", "Crashed")
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +65,14 @@ def test_a_backup_and_its_verification_run_and_are_reported(stack: Stack) -> Non
     assert run["name"].startswith("main-full-20")
     assert "| Status | ✓ ok |" in stack.artifact("backup-main")
 
-    stack.prefect(
-        "deployment", "run", "backup/hourly-incremental", "-p", "change_detection=summaries", "--watch"
-    )
+    incremental = stack.start("backup/hourly-incremental", change_detection="summaries")
+    assert stack.wait_for(incremental, *ENDED) == "Completed", stack.logs_of(incremental)
     # The server of these tests makes no summaries: the backup is there all the same, and the report says why.
     report = stack.artifact("backup-main")
     assert "| Changes found by | compare |" in report and "summarize_wal is off" in report
 
-    stack.prefect("deployment", "run", "verify/daily", "--watch")
+    verification = stack.start("verify/daily")
+    assert stack.wait_for(verification, *ENDED) == "Completed", stack.logs_of(verification)
     assert "**Proven" in stack.artifact("verify-main")
 
     logs = stack.logs_of(run["id"])
@@ -120,14 +121,12 @@ def test_a_cancelled_backup_leaves_nothing_behind(stack: Stack, cluster: Cluster
         BackupRepository(directory=str(repository), passphrase=SecretStr(PASSPHRASE), max_rate=32).save(
             "slow", overwrite=True
         )
-    started = stack.prefect("deployment", "run", "backup/daily-full", "-p", "repository=slow")
-    assert started.returncode == 0
+    run_id = stack.start("backup/daily-full", repository="slow")
     machine.wait_until(
         lambda: "streaming" in cluster.psql("SELECT phase FROM pg_stat_progress_basebackup"),
         "the base backup to be under way",
         timeout=120,
     )
-    run_id = str(stack.newest_run("backup/daily-full")["id"])
     assert processes_of(run_id)
     assert _files_in(leases)
 
@@ -188,29 +187,20 @@ def test_a_restore_that_overwrites_waits_for_approval(
     assert control.exists()
     assert "into an empty directory" in stack.artifact("restore-plan-main")
     assert f"| Data directory | {target} |" in stack.artifact("restore-main")
-    seen: set[str] = set()
     for approve, directory, state in (
         (False, str(target), "Cancelled"),
         (True, "/elsewhere", "Cancelled"),
         (True, str(target), "Completed"),
     ):
         stray.touch()
-        stack.prefect(*run, "-p", "delta=true")
-
-        def waits() -> bool:
-            found = stack.newest_run("restore/cluster")
-            return found["state"]["name"] == "Suspended" and found["id"] not in seen
-
-        machine.wait_until(waits, "the run to wait for its approval", timeout=120)
-        run_id = str(stack.newest_run("restore/cluster")["id"])
-        seen.add(run_id)
+        run_id = stack.start("restore/cluster", data_dir=str(target), to_backup_end=True, delta=True)
+        assert stack.wait_for(run_id, "Suspended", *ENDED) == "Suspended", stack.logs_of(run_id)
         assert control.exists()
         assert stray.exists(), "nothing was changed yet"
         assert "base/1/77777" in stack.artifact("restore-plan-main")
         answer = {"approve": approve, "directory": directory}
         stack.post(f"/flow_runs/{run_id}/resume", {"run_input": answer})
-        _wait_for_end(stack, run_id)
-        assert stack.state_of(run_id) == state, stack.logs_of(run_id)
+        assert stack.wait_for(run_id, *ENDED) == state, stack.logs_of(run_id)
         assert stray.exists() == (state == "Cancelled")
 
 
@@ -224,30 +214,17 @@ def test_rows_are_put_back_only_when_somebody_approved(
     run = ("deployment", "run", "rescue-table/table", "-p", "table=public.t", "-p", "to_backup_end=true")
     stack.prefect(*run, "--watch")
     assert cluster.psql("SELECT count(*) FROM t") == "49900", "it was not asked to put back any"
-    seen = {str(stack.newest_run("rescue-table/table")["id"])}
-    for table, state, rows in (("public.other", "Cancelled", "49900"), ("public.t", "Completed", "50000")):
-        stack.prefect(*run, "-p", "merge=missing")
-
-        def waits() -> bool:
-            found = stack.newest_run("rescue-table/table")
-            return found["state"]["name"] == "Suspended" and found["id"] not in seen
-
-        machine.wait_until(waits, "the run to wait for its approval", timeout=120)
-        run_id = str(stack.newest_run("rescue-table/table")["id"])
-        seen.add(run_id)
+    answers = (("public.other", "Cancelled", "49900"), ("public.t", "Completed", "50000"))
+    for number, (table, state, rows) in enumerate(answers, 2):
+        run_id = stack.start("rescue-table/table", table="public.t", to_backup_end=True, merge="missing")
+        assert stack.wait_for(run_id, "Suspended", *ENDED) == "Suspended", stack.logs_of(run_id)
         assert "100 rows missing, 0 changed, 0 new since" in stack.artifact("rescue-main")
         stack.post(f"/flow_runs/{run_id}/resume", {"run_input": {"approve": True, "table": table}})
-        _wait_for_end(stack, run_id)
-        assert stack.state_of(run_id) == state, stack.logs_of(run_id)
+        assert stack.wait_for(run_id, *ENDED) == state, stack.logs_of(run_id)
         assert cluster.psql("SELECT count(*) FROM t") == rows
         # The run that went on did not rescue it once more.
-        assert cluster.psql("SELECT count(*) FROM pg_class WHERE relname ~ '^t_rescued_'") == str(len(seen))
+        assert cluster.psql("SELECT count(*) FROM pg_class WHERE relname ~ '^t_rescued_'") == str(number)
     assert "| Put back | 100 |" in stack.artifact("rescue-merge-main")
-
-
-def _wait_for_end(stack: Stack, run_id: str) -> None:
-    ended = {"Completed", "Cancelled", "Failed", "Crashed"}
-    machine.wait_until(lambda: stack.state_of(run_id) in ended, "the run's end", timeout=120)
 
 
 def test_runs_that_an_outage_delayed_skip_themselves(stack: Stack) -> None:
