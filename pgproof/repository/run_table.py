@@ -6,15 +6,14 @@ Rows beyond a bounded number wait in a file without a name, sorted; then one fil
 from __future__ import annotations
 
 import mmap
-import tempfile
 from array import array
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from pgproof.errors import TransientError
 from pgproof.model.filemap import RUN_TYPE, ZEROS, Runs
+from pgproof.repository.in_file import forget, in_file
 
 ROWS_IN_MEMORY = 1 << 19
 _FORGET_EVERY = 16 << 20
@@ -34,9 +33,8 @@ class _Chunk:
     memory: mmap.mmap | None = None
 
     def forget(self) -> None:
-        """What was read of the file is not kept in this process's memory."""
-        if self.memory is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self.memory.madvise(mmap.MADV_DONTNEED)
+        if self.memory is not None:
+            forget(self.memory)
 
 
 class RunTable:
@@ -124,18 +122,8 @@ class RunTable:
 
     def _spool(self) -> None:
         rows = self._take_rows()
-        try:
-            with tempfile.TemporaryFile() as file:
-                rows.tofile(file)
-                file.flush()
-                memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                mapped = np.frombuffer(memory, np.uint32).reshape(rows.shape)
-        except OSError as error:
-            raise TransientError(
-                "the map of the backup does not fit into the temporary directory",
-                hint=f"make room in {tempfile.gettempdir()}, or name a larger directory in TMPDIR",
-                reason=error.strerror,
-            ) from error
+        memory = in_file([rows], "the map of the backup")
+        mapped = np.frombuffer(memory or b"", np.uint32).reshape(rows.shape)
         self._chunks.append(_chunk(mapped, memory))
 
 
