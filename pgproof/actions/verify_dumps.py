@@ -77,14 +77,15 @@ def restored_dumps(
 def _make_roles(reader: DumpReader, server: ScratchServer, checks: list[Check]) -> None:
     """They own things, and views that are filled by the restore need their rights."""
     begun = time.monotonic()
-    text = reader.read_whole(GLOBALS, _LARGEST_GLOBALS).decode()
+    # Names of roles are bytes in the encoding of whoever made them.
+    text = reader.read_whole(GLOBALS, _LARGEST_GLOBALS).decode(errors="surrogateescape")
     found = roles(text)
     wanted = [*(each for made in found.values() for each in made), *memberships(text)]
     failed = []
     with server.connect() as connection:
         for statement in wanted:
             try:
-                connection.execute(statement.encode())
+                connection.execute(statement.encode(errors="surrogateescape"))
             except psycopg.Error as error:
                 failed.append(str(error).splitlines()[0])
     detail = f"{len(found)} roles" + (f"; not made as they were: {failed[0]}" if failed else "")

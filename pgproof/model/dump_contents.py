@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-_ENTRY = re.compile(r"(\d+); (\d+) (\d+) (.*)")
-_DEPENDS = re.compile(r";\s*depends on: ([\d ]+)")
+_ENTRY = re.compile(r"([0-9]{1,10}); ([0-9]{1,10}) ([0-9]{1,10}) (.*)")
+_DEPENDS = re.compile(r";\s*depends on: ([0-9]{1,10}(?: [0-9]{1,10})*)\s*\Z")
 # What stands for no object of its own, but says something of one.
 _ABOUT = ("ACL ", "COMMENT ", "SECURITY LABEL ", "ROW SECURITY ")
 _BETWEEN = ("TABLE ATTACH ", "INDEX ATTACH ", "SEQUENCE OWNED BY ")

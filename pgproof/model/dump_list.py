@@ -34,7 +34,8 @@ def list_for_table(listing: str, table: TableName) -> str:
     all rows are kept where the table has none of its own, such as the root of partitions.
     """
     name = re.sub(r"[\r\n]", " ", f"{table.schema} {table.table} ")
-    entries = [line for line in listing.splitlines() if _ENTRY.match(line)]
+    # A name may hold what Python takes for the end of a line and pg_restore does not.
+    entries = [line for line in listing.split("\n") if _ENTRY.match(line)]
     kept = [line for line in entries if not _what(line).startswith(_LEFT_OUT)]
     ours = [line for line in kept if _what(line).startswith(_DATA + name)]
     if ours:

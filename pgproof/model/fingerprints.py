@@ -97,11 +97,11 @@ class DatabaseFingerprint:
         """Raises DataError for what `to_json` did not write."""
         try:
             return cls(
-                str(value["database"]),
-                str(value["encoding"]),
+                text(value["database"]),
+                text(value["encoding"]),
                 tuple(_table(each) for each in value["tables"]),
                 tuple(
-                    UnreadTable(str(each["schema"]), str(each["name"]), str(each["reason"]))
+                    UnreadTable(text(each["schema"]), text(each["name"]), text(each["reason"]))
                     for each in value["unread"]
                 ),
             )
@@ -113,7 +113,17 @@ def _table(value: Mapping[str, Any]) -> TableFingerprint:
     rows, one_in = value["rows"], value["one_in"]
     if type(rows) is not int or type(one_in) is not int or rows < 0 or one_in < 1 or one_in & (one_in - 1):
         raise ValueError("not a number of rows, or not a rate")
-    return TableFingerprint(str(value["schema"]), str(value["name"]), rows, str(int(value["hash"])), one_in)
+    return TableFingerprint(
+        text(value["schema"]), text(value["name"]), rows, str(int(text(value["hash"]))), one_in
+    )
+
+
+def text(value: Any) -> str:
+    """Raises TypeError or ValueError for what is no text, or one that could be neither shown nor stored again."""
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    value.encode()
+    return value
 
 
 @dataclass(frozen=True, slots=True)

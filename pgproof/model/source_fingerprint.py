@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +10,7 @@ from typing import Any, Self
 
 from pgproof.errors import DataError
 from pgproof.model.exact_point import Snapshot
-from pgproof.model.fingerprints import DatabaseFingerprint
+from pgproof.model.fingerprints import DatabaseFingerprint, text
 from pgproof.model.lsn import Lsn
 
 
@@ -45,14 +46,20 @@ class SourceFingerprint:
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Raises DataError for what `to_json` did not write."""
         try:
+            timeline, seconds = value["timeline"], float(value["seconds"])
+            taken_at = datetime.fromisoformat(value["taken_at"])
+            if type(timeline) is not int or not 1 <= timeline < 1 << 32:
+                raise ValueError("not a timeline")
+            if taken_at.tzinfo is None or not math.isfinite(seconds):
+                raise ValueError("not a time")
             return cls(
-                str(value["system_identifier"]),
-                int(value["timeline"]),
+                text(value["system_identifier"]),
+                timeline,
                 Lsn.parse(value["lsn"]),
-                datetime.fromisoformat(value["taken_at"]),
-                float(value["seconds"]),
+                taken_at,
+                seconds,
                 tuple(DatabaseFingerprint.from_json(each) for each in value["databases"]),
                 tuple(Snapshot.parse(each) for each in value["snapshots"]),
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise DataError("the fingerprints of a source are damaged", reason=repr(error)[:200]) from error

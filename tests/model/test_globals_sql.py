@@ -50,3 +50,9 @@ def test_every_role_is_found_by_its_name_and_nothing_else_is(given_names: list[s
 def test_statements_end_at_semicolons_outside_of_quotes_and_comments_and_psql_s_commands_are_none() -> None:
     text = "a 'x;y' \"p;q\" -- c;d\n;\n\\! touch x\nb E'it\\';';\\connect c\n  ;;c"
     assert list(statements(text)) == ["a 'x;y' \"p;q\" \n", "b E'it\\';'", "", "", "c"]
+
+
+def test_names_in_any_encoding_come_back_as_the_bytes_that_they_were() -> None:
+    written = "CREATE ROLE müller;\nALTER ROLE müller WITH LOGIN;\n".encode("latin-1")
+    (made,) = roles(written.decode(errors="surrogateescape")).values()
+    assert [each.encode(errors="surrogateescape") + b";" for each in made] == written.splitlines()
