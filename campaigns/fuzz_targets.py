@@ -18,6 +18,7 @@ from typing import Any
 
 import crc32c
 
+from campaigns import fuzz_dump_targets as dump_targets
 from campaigns import fuzz_wal_targets as wal_targets
 from campaigns.fuzz_input import Input, mutate_json
 from campaigns.small_repository import (
@@ -508,5 +509,14 @@ TARGETS: dict[str, Target] = {
     "wal_name": Target(wal_targets.wal_name, wal_targets.wal_name_seeds),
     "incremental_file": Target(wal_targets.incremental_file, wal_targets.incremental_seeds),
     "waldump_line": Target(wal_targets.waldump_line, wal_targets.waldump_seeds),
+    "dump_cuts": Target(dump_targets.dump_cuts, dump_targets.cut_seeds),
+    "dump_records": Target(dump_targets.dump_records, dump_targets.record_seeds),
+    "dump_map": Target(dump_targets.dump_map, dump_targets.dump_map_seeds),
+    "map_store": Target(dump_targets.map_store, dump_targets.map_store_seeds),
+    "globals_sql": Target(dump_targets.globals_sql, dump_targets.globals_seeds),
+    "dump_log": Target(dump_targets.dump_log, dump_targets.log_seeds),
+    "dump_list": Target(dump_targets.dump_list, dump_targets.list_seeds),
+    "logical_manifest": Target(dump_targets.logical_manifest, dump_targets.logical_manifest_seeds),
+    "fingerprint": Target(dump_targets.fingerprint, dump_targets.fingerprint_seeds),
     "server_text": Target(_server_text, _text_seeds, (DataError, PreconditionError, TransientError)),
 }

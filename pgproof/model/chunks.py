@@ -104,7 +104,7 @@ def contents(pages: Iterable[bytes | memoryview], page_size: int) -> Iterator[by
     for piece in pages:
         held = bytes(piece) if not held else held + bytes(piece)
         at = 0
-        while at < len(held):
+        while at + HEAD_LENGTH <= len(held):
             end, whole = _bounds(held, at, page_size)
             if whole > len(held):
                 break

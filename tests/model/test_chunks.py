@@ -119,6 +119,7 @@ def test_the_largest_record_fills_its_room() -> None:
         pytest.param(lambda d: b"\xff\xff\xff\xff" + d[HEAD_LENGTH:], id="a length beyond all"),
         pytest.param(lambda d: d[:-1] + b"!", id="something behind the end"),
         pytest.param(lambda d: d[:-PAGE], id="cut short"),
+        pytest.param(lambda d: d + b"\1\0\0", id="cut in a length"),
         pytest.param(lambda d: d + bytes(PAGE), id="an empty record"),
     ],
 )
