@@ -45,7 +45,7 @@ class Attack(ABC):
 
 class Create(Attack):
     name = "create"
-    arguments = ("create",)
+    arguments: Sequence[str] = ("create",)
 
     def judge(self, ended: Ended) -> set[str]:
         added = judge.require_whole_catalog(self.store, self.chance, new=1)
@@ -53,7 +53,7 @@ class Create(Attack):
             assert added == [ended.answer["backup_id"]]
             return set()
         for backup_id in added:
-            judge.require_restorable(self.ground, self.store, backup_id)
+            self.require_restorable(backup_id)
         return {"killed backups that were committed, and restored"} if added else set()
 
     def repeat(self) -> set[str]:
@@ -61,8 +61,11 @@ class Create(Attack):
         assert judge.require_whole_catalog(self.store, self.chance, new=1) == [backup_id]
         if self.chance.random() > 0.15:
             return set()
-        judge.require_restorable(self.ground, self.store, backup_id)
+        self.require_restorable(backup_id)
         return {"backups after a kill that were restored"}
+
+    def require_restorable(self, backup_id: str) -> None:
+        judge.require_restorable(self.ground, self.store, backup_id)
 
 
 class CreateIncremental(Create):
@@ -283,24 +286,3 @@ class Init(Attack):
         self.store.listed.append(self.ground.run(self.store, "create").answer["backup_id"])
         judge.require_whole(self.store, self.store.listed[0])
         return {"repositories made after a kill"}
-
-
-ATTACKS: dict[str, type[Attack]] = {
-    attack.name: attack
-    for attack in (
-        Create,
-        CreateIncremental,
-        CreateDifferential,
-        CreateAfterKill,
-        FirstCreate,
-        MirroredCreate,
-        Restore,
-        RestoreWithoutRecovery,
-        VerifyFrames,
-        VerifyStart,
-        ChangeKey,
-        AddKey,
-        RemoveKey,
-        Init,
-    )
-}

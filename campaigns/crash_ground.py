@@ -11,9 +11,11 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from campaigns.crash_shop import Shop
 from pgproof.actions.opening import open_repository
 from pgproof.model.config import BackupConfig
 from pgproof.repository.repository import Repository
@@ -33,6 +35,7 @@ _FILL = """
 _LEFT_IN_SERVER = (
     "SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_stat_progress_basebackup)"
     " + (SELECT count(*) FROM pg_stat_replication)"
+    " + (SELECT count(*) FROM pg_stat_activity WHERE application_name ~ '^(pgproof|pg_dump|pg_restore)')"
 )
 
 
@@ -86,7 +89,7 @@ class Ground:
         self.ledger = Ledger(2, pause=0.05, survive_crashes=survive_crashes, seed=seed)
         self._s3 = s3
         self._bucket = ""
-        self._stores: dict[str, Store] = {}
+        self._stores: dict[tuple[str, ...], Store] = {}
 
     def __enter__(self) -> Self:
         self.place.mkdir(parents=True)
@@ -107,13 +110,22 @@ class Ground:
             if kind is None:
                 shutil.rmtree(self.place)
 
-    def store(self, kind: str) -> Store:
-        """The repository of this kind, with a first backup in it: `local`, `s3`, or `mirror` for one in both."""
-        if kind not in self._stores:
+    @cached_property
+    def shop(self) -> Shop:
+        """A database that is restored, cloned and mended while the ledger goes on beside it, and its backups."""
+        return Shop(self)
+
+    def store(self, kind: str, *options: str) -> Store:
+        """The repository of this kind, with a first backup in it: `local`, `s3`, or `mirror` for one in both.
+
+        The backups of one repository are all taken with the same `options`.
+        """
+        key = kind, *options
+        if key not in self._stores:
             store = self.new_store(kind)
-            store.listed.append(self.run(store, "create").answer["backup_id"])
-            self._stores[kind] = store
-        return self._stores[kind]
+            store.listed.append(self.run(store, "create", *options).answer["backup_id"])
+            self._stores[key] = store
+        return self._stores[key]
 
     def new_store(self, kind: str) -> Store:
         """A repository without a backup, opened by its recovery key alone: it needs no costly derivation."""
