@@ -88,7 +88,11 @@ def add_commands(commands: Subparsers) -> None:
 
 
 def _add_building(group: argparse._ActionsContainer) -> None:
-    group.add_argument("--to-host", metavar="HOST", help="into the server at this host (by default --host)")
+    group.add_argument(
+        "--to-host",
+        metavar="HOST",
+        help="into the server at this host (by default --host); PGPASSWORD or a password file has its password",
+    )
     group.add_argument("--to-port", metavar="PORT", type=whole_number, help="its port")
     group.add_argument("--to-user", metavar="USER", help="the role there")
     group.add_argument(

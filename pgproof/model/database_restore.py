@@ -75,6 +75,8 @@ class CloneRequest:
     options: BuildOptions = AS_IT_WAS
 
     def __post_init__(self) -> None:
+        if not self.source:
+            raise PreconditionError("no database to clone is named", hint="name the source")
         if self.options.disconnect and not self.fast:
             raise PreconditionError(
                 "only a fast clone needs its source alone", hint="leave out --disconnect, or add --fast"

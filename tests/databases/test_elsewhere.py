@@ -139,6 +139,7 @@ def test_what_cannot_be_is_told_with_a_way_out(place: Place) -> None:
             "belongs to the server",
             "--target NAME",
         ),
+        (["restore", place.logical, "--target", ""], "not a name", "1 to 63 bytes"),
         (["restore", "--to-time", "2020-01-01"], "before the end of the oldest backup", "can be restored"),
         (["clone", "nothing", "x"], "no such database", "correct its name"),
         (["clone", "away", "app"], "exists already", "another name"),
