@@ -39,6 +39,7 @@ def clone_one_database(
             fast=options["fast"],
             mask=options["mask"] or None,
             request=RecoveryRequest(point) if point else None,
+            backup_id=options["backup_id"] or None,
             options=BuildOptions(jobs=options["jobs"], disconnect=options["disconnect"]),
             progress=progress,
         )
@@ -53,6 +54,7 @@ def clone(
     repository: str = "main",
     to_server: str = "",
     mask: str = "",
+    backup_id: str = "",
     to_time: str = "",
     fast: bool = False,
     disconnect: bool = False,
@@ -67,6 +69,7 @@ def clone(
         repository: Name of the Backup Repository block; empty for the worker's BACKUP_* environment.
         to_server: Block of the server it goes to, if that is another one.
         mask: A file of SQL on the worker's machine that runs in the copy before anybody can connect.
+        backup_id: Copy it out of this backup; "latest" for the newest.
         to_time: Copy it out of a backup, as it was at this time.
         fast: Copy its files; needs the source without connections.
         disconnect: With fast: end the connections of others to the source.
@@ -78,6 +81,7 @@ def clone(
     options = {
         "to_server": to_server,
         "mask": mask,
+        "backup_id": backup_id,
         "time": to_time,
         "fast": fast,
         "disconnect": disconnect,

@@ -29,7 +29,7 @@ from pgproof.model.database_restore import (
 from pgproof.model.harm import DamageReport
 from pgproof.model.lsn import Lsn
 from pgproof.model.recovery_request import EVERYTHING, RecoveryRequest, Standby
-from pgproof.model.recovery_target import RecoveryTarget, parse_time, target_from
+from pgproof.model.recovery_target import RecoveryTarget, TargetKind, parse_time, target_from
 from pgproof.model.relation_names import NamesFrom
 from pgproof.model.report import ProgressCallback, RestoreReport, no_progress
 from pgproof.model.rescue_request import RescueRequest
@@ -229,8 +229,9 @@ class RecoveryManager:
             )
         if backup_id is None and request.target is None:
             backup_id = "latest"
+        name = source if target is None else target  # an empty one is a mistake, and not the database itself
         return DatabaseRequest(
-            source, target or source, backup_id, request, clean=clean, drop_old=drop_old, options=options
+            source, name, backup_id, request, clean=clean, drop_old=drop_old, options=options
         )
 
     async def point_in_time_recovery(
@@ -266,6 +267,9 @@ class RecoveryManager:
                     "tablespaces, an owner and delta are for whole clusters",
                     hint="leave them out, or name a directory with data_dir=",
                 )
+            if backup_id is None and target is None:
+                # As far as WAL leads, and not what the newest dump holds.
+                request = replace(request, target=RecoveryTarget(TargetKind.LATEST))
             return await self.restore_database(
                 backup_id, request=request, options=BuildOptions(disconnect=disconnect), progress=progress
             )

@@ -136,10 +136,8 @@ def fill_from_server(
     job: Job,
 ) -> Filled:
     """Create the database and copy the snapshot into it, compare the two, and let the planner know it."""
-    needs = read_needs(snapshot.connection)
-    if not options.tablespaces:
-        needs = type(needs)(needs.roles, frozenset(), needs.extensions)
-    refuse_unmet(work.connection, needs, properties, roles=options.owners or options.privileges)
+    needs = read_needs(snapshot.connection, owners=options.owners, privileges=options.privileges)
+    refuse_unmet(work.connection, needs if options.tablespaces else needs.without_tablespaces(), properties)
     work.create(properties)
     copier = DatabaseCopier(
         programs, source, snapshot, target, temporary_place(config), restore_options(options), job

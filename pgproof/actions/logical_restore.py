@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ from pgproof.postgres.connection import connect, query
 from pgproof.postgres.databases import Connection
 from pgproof.postgres.disk_errors import TEMPORARY, on_disk
 from pgproof.postgres.fifo_feed import FifoFeed
-from pgproof.postgres.pg_dump import RestoreOptions, restore_command
-from pgproof.postgres.programs import find_clients
+from pgproof.postgres.pg_dump import RestoreOptions, restore_command, script_command
+from pgproof.postgres.programs import find_clients, run
 from pgproof.postgres.refusals import without_secrets
 from pgproof.postgres.running import Running
 from pgproof.postgres.temporary import temporary_directory
@@ -34,6 +34,8 @@ _LARGEST_TOC = 1 << 30
 _SMALL = 64 << 10
 _SMALL_TOGETHER = 128 << 20
 _WRITERS = 8
+_SCRIPT_SECONDS = 600.0
+_SCHEMA = ("--section=pre-data", "--section=post-data")
 _EVERYTHING = RestoreOptions()
 
 
@@ -56,9 +58,12 @@ def restore_dump_into(
     place: Path,
     bin_dir: str | None = None,
     options: RestoreOptions = _EVERYTHING,
+    look: Callable[[str], None] | None = None,
     job: Job,
 ) -> RestoredDump:
     """Restore `database` into `target_database`, which exists and is empty; `place` is for a few temporary files.
+
+    `look` sees the SQL of the dump's schema before anything is restored, and may raise.
 
     Roles that own things or have rights must exist, unless `options` leave those out. Breaks off at the first
     error and leaves what was restored until then. Raises DataError for damage in the repository, naming the file;
@@ -82,6 +87,11 @@ def restore_dump_into(
         client_access(target, target_database, place) as access,
         FifoFeed(directory, fifos, content, jobs + 1) as feed,
     ):
+        if look is not None:
+            # It would have to name the database in a command of psql's, and refuses if it cannot.
+            create = [] if set("\r\n") & set(database.name) else ["--create"]
+            command = script_command(programs, directory, *create, *_SCHEMA, *options.arguments())
+            look(run(command, user=None, timeout=_SCRIPT_SECONDS, what="pg_restore", job=job))
         failpoint("dump.restoring")
         list_file = None
         if options.use_list is not None:

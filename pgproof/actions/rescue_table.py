@@ -20,7 +20,7 @@ from pgproof.errors import PreconditionError
 from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig, PostgresConfig
 from pgproof.model.job import Job
-from pgproof.model.manifest import LOGICAL, Manifest
+from pgproof.model.manifest import Manifest
 from pgproof.model.rescue_request import RescueRequest
 from pgproof.model.table_names import TableName, rescued_name
 from pgproof.model.table_rescue import (
@@ -32,7 +32,7 @@ from pgproof.postgres.row_text import fix_settings
 from pgproof.postgres.stopping import stopping
 from pgproof.postgres.table_placing import add_the_rest, copy_rows, create_table
 from pgproof.postgres.table_shape import names_alike, read_shape, schema_exists
-from pgproof.repository.catalog import find_backup
+from pgproof.repository.catalog import find_dump
 from pgproof.repository.repository import Repository
 
 _log = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class _Source:
     target: str
     end_lsn: str
     notes: tuple[str, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def rescue_table(
@@ -144,10 +145,10 @@ def _database(live: Connection) -> str:
 def _source(
     repository: Repository, config: BackupConfig, request: RescueRequest, database: str, job: Job
 ) -> AbstractContextManager[_Source]:
-    if request.recovery.target is None:
-        manifest = find_backup(repository, request.backup_id or "latest")
-        if manifest.method == LOGICAL:
-            return _logical(repository, config, manifest, request.table, database, job)
+    target = request.recovery.target
+    manifest = find_dump(repository, request.backup_id or (None if target else "latest"), target)
+    if manifest is not None:
+        return _logical(repository, config, manifest, request.table, database, job)
     return _physical(repository, config, request, database, job)
 
 
@@ -160,9 +161,9 @@ def _logical(
     database: str,
     job: Job,
 ) -> Iterator[_Source]:
-    with dumped_table(repository, config, manifest, database, table, job) as server:
+    with dumped_table(repository, config, manifest, database, table, job) as (server, rest):
         taken = f"the dump of {manifest.started_at:%Y-%m-%d %H:%M:%S} UTC"
-        yield _Source(lambda: server.connect(database), manifest.backup_id, taken, "", ())
+        yield _Source(lambda: server.connect(database), manifest.backup_id, taken, "", (), tuple(rest))
 
 
 @contextmanager
@@ -218,6 +219,6 @@ def _bring(
             failpoint("rescue.created")
             rows = copy_rows(there, shape, live, target, job)
             job.report("making keys and indexes")
-            left_out = add_the_rest(live, target, shape)
+            left_out = [*add_the_rest(live, target, shape), *source.left_out]
             failpoint("rescue.bringing")
     return rows, left_out

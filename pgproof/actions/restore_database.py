@@ -34,18 +34,20 @@ from pgproof.actions.scratch_recovery import recovered_scratch
 from pgproof.errors import PreconditionError
 from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig, PostgresConfig
+from pgproof.model.database_needs import database_commands, needs_of_script
 from pgproof.model.database_properties import DatabaseProperties
 from pgproof.model.database_restore import DatabasePlan, DatabaseReport, DatabaseRequest
 from pgproof.model.job import Job
-from pgproof.model.manifest import LOGICAL, DumpedDatabase, Manifest
+from pgproof.model.manifest import DumpedDatabase, Manifest
 from pgproof.postgres.connection import query
-from pgproof.postgres.database_building import Building, building, connect_maintenance
+from pgproof.postgres.database_building import Building, building, connect_maintenance, refuse_name
 from pgproof.postgres.database_copying import DatabaseCopier, snapshot_of
+from pgproof.postgres.database_needs import refuse_unmet
 from pgproof.postgres.database_properties import read_properties
 from pgproof.postgres.database_sessions import sessions
 from pgproof.postgres.masking import refuse_unreadable
 from pgproof.postgres.osuser import service_user
-from pgproof.repository.catalog import find_backup, refutation
+from pgproof.repository.catalog import find_dump, refutation
 from pgproof.repository.dump_reader import DumpReader
 from pgproof.repository.repository import Repository
 
@@ -56,9 +58,10 @@ def plan_database_restore(
     postgres: PostgresConfig, config: BackupConfig, request: DatabaseRequest, job: Job
 ) -> DatabasePlan:
     """What `restore_database` would do; nothing is written but scratch files."""
+    refuse_name(request.target)
     job.report("opening repository")
     repository = open_for_reading(config)
-    manifest = _logical(repository, request)
+    manifest = find_dump(repository, request.backup_id, request.recovery.target)
     notes: tuple[str, ...] = ()
     if manifest is not None:
         size, point = _dumped(manifest, request.database).size_bytes, _when(manifest)
@@ -105,7 +108,7 @@ def restore_database(
         refuse_unreadable(request.options.mask)
     job.report("opening repository")
     repository = open_for_reading(config)
-    manifest = _logical(repository, request)
+    manifest = find_dump(repository, request.backup_id, request.recovery.target)
     with building(postgres, request.target, job) as work:
         existing = read_properties(work.connection, request.target)
         if request.new:
@@ -209,15 +212,19 @@ class _Restore:
             self._notes.append(f"DO NOT TRUST this backup: {wrong}")
         if not database.everything:
             self._notes.append("the backup has only some of the tables of this database")
-        if self._existing is None:
-            self._notes.append(
-                "a logical backup does not tell whose the database was, nor its settings and the rights on it: "
-                "look at its globals.sql and set them"
-            )
         target_major = major_of(work.connection)
         programs = clients_for(_major(manifest), target_major, config)
         properties = self._fitting(self._existing or _described(database))
         work.create(properties)
+
+        def look(script: str) -> None:
+            refuse_unmet(work.connection, needs_of_script(script), properties)
+            commands = database_commands(script)
+            if self._existing is None and commands:
+                self._notes.append(
+                    f"not yet given to the database itself, run what you want of it:  {' '.join(commands)}"
+                )
+
         restored = restore_dump_into(
             DumpReader(self._repository, manifest, self._job),
             database,
@@ -227,6 +234,7 @@ class _Restore:
             place=temporary_place(config),
             bin_dir=config.bin_dir if target_major == _major(manifest) else None,
             options=restore_options(self._options),
+            look=look,
             job=self._job,
         )
         failpoint("database.indexed")
@@ -313,14 +321,6 @@ WHERE c.relpersistence = 'u' AND c.relkind IN ('r', 'm') AND n.nspname !~ '^pg_'
 """
 
 
-def _logical(repository: Repository, request: DatabaseRequest) -> Manifest | None:
-    """The manifest, if a logical backup is meant: these reach no other point than their own."""
-    if request.backup_id is None or request.recovery.target is not None:
-        return None
-    manifest = find_backup(repository, request.backup_id)
-    return manifest if manifest.method == LOGICAL else None
-
-
 def _dumped(manifest: Manifest, name: str) -> DumpedDatabase:
     for database in manifest.databases:
         if database.name == name:
@@ -346,7 +346,7 @@ def _major(manifest: Manifest) -> int:
 
 
 def _when(manifest: Manifest) -> str:
-    return f"as of {manifest.started_at:%Y-%m-%d %H:%M:%S} UTC"
+    return f"the dump of {manifest.started_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _server(postgres: PostgresConfig) -> str:

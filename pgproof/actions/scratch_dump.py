@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pgproof.actions.logical_restore import dump_directory, restore_dump_into
 from pgproof.actions.scratch_place import scratch_place
@@ -11,13 +12,15 @@ from pgproof.errors import PreconditionError
 from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig
 from pgproof.model.control_file import parse_control_file
-from pgproof.model.dump_list import list_for_table
+from pgproof.model.dump_list import commands_of, list_for_table, list_of_the_rest
 from pgproof.model.job import Job
 from pgproof.model.manifest import Manifest
 from pgproof.model.table_names import TableName
+from pgproof.model.table_rescue import LeftOut
+from pgproof.postgres.disk_errors import TEMPORARY, on_disk
 from pgproof.postgres.fresh_cluster import clear_names, make_cluster, make_database
 from pgproof.postgres.osuser import service_user
-from pgproof.postgres.pg_dump import RestoreOptions, list_command
+from pgproof.postgres.pg_dump import RestoreOptions, list_command, script_command
 from pgproof.postgres.programs import find_programs, run
 from pgproof.postgres.restore_target import refuse_too_small
 from pgproof.postgres.scratch import ScratchServer, scratch_server
@@ -38,8 +41,11 @@ def dumped_table(
     database: str,
     table: TableName,
     job: Job,
-) -> Iterator[ScratchServer]:
-    """A server with that database and all that the table needs, and its rows; most other tables are empty there."""
+) -> Iterator[tuple[ScratchServer, list[LeftOut]]]:
+    """A server with that database and all that the table needs, and its rows; most other tables are empty there.
+
+    With it comes what the table has in the dump and not there: what refers to rows of other tables, or to roles.
+    """
     dumped = next((each for each in manifest.databases if each.name == database), None)
     if dumped is None:
         raise PreconditionError(
@@ -53,12 +59,16 @@ def dumped_table(
     with scratch_place(config, user) as place:
         refuse_too_small({place: dumped.size_bytes + _EMPTY})
         with dump_directory(reader, dumped, place, job) as (directory, _large):
-            listing = run(
-                list_command(programs, directory),
-                user=None,
-                timeout=_LIST_SECONDS,
-                what="pg_restore",
-                job=job,
+
+            def ask(command: list[str | Path]) -> str:
+                return run(command, user=None, timeout=_LIST_SECONDS, what="pg_restore", job=job)
+
+            listing = ask(list_command(programs, directory))
+            rest = directory / "list"
+            with on_disk(rest, TEMPORARY):
+                rest.write_text(list_of_the_rest(listing, table))
+            left_out = commands_of(
+                ask(script_command(programs, directory, "--no-owner", f"--use-list={rest}"))
             )
         superuser = make_cluster(programs, place / "data", user, job)
         control = parse_control_file((place / "data" / "global" / "pg_control").read_bytes())
@@ -92,4 +102,4 @@ def dumped_table(
                 ),
                 job=job,
             )
-            yield server
+            yield server, left_out

@@ -88,7 +88,11 @@ def add_commands(commands: Subparsers) -> None:
 
 
 def _add_building(group: argparse._ActionsContainer) -> None:
-    group.add_argument("--to-host", metavar="HOST", help="into the server at this host (by default --host)")
+    group.add_argument(
+        "--to-host",
+        metavar="HOST",
+        help="into the server at this host (by default --host); PGPASSWORD or a password file has its password",
+    )
     group.add_argument("--to-port", metavar="PORT", type=whole_number, help="its port")
     group.add_argument("--to-user", metavar="USER", help="the role there")
     group.add_argument(
@@ -148,14 +152,14 @@ def restore_database(args: argparse.Namespace, screen: Screen) -> int:
     if args.plan:
         screen.document(plan.to_json())
     for line in plan.lines():
-        screen.say(printable(line))
+        screen.say(_line(line))
     if args.plan:
         return Exit.OK
     if plan.old_size is not None:
         what = "Replace" if plan.clean else "Add to"
-        screen.confirm(f"{what} the database {printable(plan.target)} on {printable(plan.server)}?")
+        screen.confirm(f"{what} the database {_line(plan.target)} on {_line(plan.server)}?")
     else:
-        screen.confirm(f"Make the database {printable(plan.target)} on {printable(plan.server)}?")
+        screen.confirm(f"Make the database {_line(plan.target)} on {_line(plan.server)}?")
     with progress_bar(screen) as progress:
         report = wait_for(manager.restore_database(args.backup_id, args.target, progress=progress, **wanted))
     return _show(report, screen, "is restored")
@@ -212,16 +216,21 @@ def _to(args: argparse.Namespace) -> PostgresConfig | None:
 
 def _show(report: DatabaseReport, screen: Screen, done: str) -> int:
     screen.document(report.to_json())
-    screen.say(f"The database {printable(report.target)} {done}.", "bold green")
+    screen.say(f"The database {_line(report.target)} {done}.", "bold green")
     screen.figures(
         [
-            ("from", printable(f"{report.database} of {report.source}")),
-            ("as of", printable(report.point)),
-            ("on", printable(report.server)),
+            ("from", _line(f"{report.database} of {report.source}")),
+            ("as of", _line(report.point)),
+            ("on", _line(report.server)),
             ("size", text.size(report.size_bytes)),
             ("duration", text.duration(report.seconds)),
         ]
     )
     for line in report.lines():
-        screen.say(printable(f"{line[0].upper()}{line[1:]}"))
+        screen.say(_line(f"{line[0].upper()}{line[1:]}"))
     return Exit.OK
+
+
+def _line(said: str) -> str:
+    """On one line, whatever names are in it."""
+    return printable(said).replace("\n", "\\n")

@@ -47,7 +47,9 @@ def add_command(commands: Subparsers, name: str, run: Command, summary: str, des
     )
     connection.add_argument("--host", metavar="HOST", help="server's host or socket directory")
     connection.add_argument("--port", metavar="PORT", type=whole_number, help="server's port")
-    connection.add_argument("--user", metavar="USER", help="a role with the REPLICATION attribute")
+    connection.add_argument(
+        "--user", metavar="USER", help="the role to connect as; create wants one with REPLICATION"
+    )
     connection.add_argument("--dbname", metavar="DB", help="database for ordinary connections")
     return parser
 

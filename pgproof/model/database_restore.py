@@ -75,6 +75,8 @@ class CloneRequest:
     options: BuildOptions = AS_IT_WAS
 
     def __post_init__(self) -> None:
+        if not self.source:
+            raise PreconditionError("no database to clone is named", hint="name the source")
         if self.options.disconnect and not self.fast:
             raise PreconditionError(
                 "only a fast clone needs its source alone", hint="leave out --disconnect, or add --fast"
@@ -103,7 +105,7 @@ class DatabasePlan:
     notes: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[str]:
-        yield f"database {self.database} of the {self.method} backup {self.backup_id}, {self.point}"
+        yield f"database {self.database} of the {self.method} backup {self.backup_id}, as of {self.point}"
         if self.method == "physical":
             yield (
                 f"restores the whole cluster ({_size(self.size)}) into a scratch place on this machine, and copies "
@@ -172,7 +174,7 @@ class DatabaseReport:
 
     def lines(self) -> Iterator[str]:
         if self.comparison is not None:
-            yield f"compared with its source: {self.comparison.summary()}, all the same"
+            yield f"the same as its source: {self.comparison.summary()}"
         if self.masked:
             yield "masked before anybody could connect"
         if self.kept:
@@ -180,7 +182,8 @@ class DatabaseReport:
         if self.dropped:
             yield "the old database is dropped"
         if self.added is not None:
-            yield f"{self.added:,} things were added; {len(self.conflicts):,} existed already and stayed as they were"
+            things = "thing was" if self.added == 1 else "things were"
+            yield f"{self.added:,} {things} added; {len(self.conflicts):,} existed already and stayed as they were"
             yield from (f"existed already: {each}" for each in self.conflicts[:_SHOWN])
             if len(self.conflicts) > _SHOWN:
                 yield f"and {len(self.conflicts) - _SHOWN:,} more (--json has them all)"

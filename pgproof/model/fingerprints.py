@@ -157,7 +157,8 @@ class FingerprintComparison:
         return not self.differences
 
     def summary(self) -> str:
-        words = f"{self.tables:,} tables with {self.rows:,} rows compared"
+        tables, rows = ("" if count == 1 else "s" for count in (self.tables, self.rows))
+        words = f"{self.tables:,} table{tables} with {self.rows:,} row{rows} compared"
         if self.sampled:
             words += f", {self.sampled:,} of them by a sample of their rows"
         if self.not_compared:

@@ -115,13 +115,8 @@ class Building:
             yield
 
 
-@contextlib.contextmanager
-def building(postgres: PostgresConfig, target: str, job: Job) -> Iterator[Building]:
-    """The right to build the database that will be called `target`; leaving the block drops what is not finished.
-
-    First what dead runs left is dropped. Raises PreconditionError for a name that cannot be had, ConflictError while
-    another run builds the same.
-    """
+def refuse_name(target: str) -> None:
+    """Raise PreconditionError for a name that no database can be built for."""
     if target in RESERVED or run_of(target) is not None:
         raise PreconditionError(
             "this database belongs to the server, or is being built, and cannot be replaced",
@@ -130,6 +125,16 @@ def building(postgres: PostgresConfig, target: str, job: Job) -> Iterator[Buildi
         )
     if not target or "\0" in target or len(target.encode()) > 63:
         raise PreconditionError("not a name of a database", hint="give 1 to 63 bytes", database=target)
+
+
+@contextlib.contextmanager
+def building(postgres: PostgresConfig, target: str, job: Job) -> Iterator[Building]:
+    """The right to build the database that will be called `target`; leaving the block drops what is not finished.
+
+    First what dead runs left is dropped. Raises PreconditionError for a name that cannot be had, ConflictError while
+    another run builds the same.
+    """
+    refuse_name(target)
     run = secrets.randbits(31)
     with contextlib.closing(connect_maintenance(postgres)) as connection:
         (recovering,) = query(connection, "SELECT pg_is_in_recovery()")[0]

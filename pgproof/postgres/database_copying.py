@@ -6,6 +6,7 @@ file, so that several can be made at a time.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -26,6 +27,7 @@ from pgproof.model.report import Finding
 from pgproof.postgres.client_access import client_access
 from pgproof.postgres.connection import connect, query
 from pgproof.postgres.databases import loads_via_root
+from pgproof.postgres.disk_errors import TEMPORARY, disk_error
 from pgproof.postgres.pg_dump import RestoreOptions, piped_dump_command, piped_restore_command
 from pgproof.postgres.programs import Programs
 from pgproof.postgres.refusals import without_secrets
@@ -107,6 +109,9 @@ class DatabaseCopier:
                 )
                 with Running(receive, target.env) as restore:
                     status, said = self._end_of(restore, progress)
+                if status and not os.statvfs(directory).f_bavail:
+                    # pg_dump -Fc 15.18 ends with 0 although what it wrote did not fit.
+                    raise disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), directory, TEMPORARY)
                 self._refuse_restore(status, said)
         failpoint("database.indexed")
         return [*found, *dump_warnings(said)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
 from pgproof.errors import PreconditionError
+from pgproof.model.database_needs import DatabaseNeeds
 from pgproof.model.database_properties import DatabaseProperties
 from pgproof.postgres.connection import query
 from pgproof.postgres.refusals import sql_name
@@ -16,30 +16,28 @@ Connection = psycopg.Connection[Any]
 _NAMED = 10
 
 
-@dataclass(frozen=True, slots=True)
-class DatabaseNeeds:
-    roles: frozenset[str]
-    tablespaces: frozenset[str]
-    extensions: frozenset[str]
-
-
-def read_needs(connection: Connection) -> DatabaseNeeds:
-    """Of the connected database, without what its properties name."""
-    # What belongs to the first role of all is in no dependency: those are pinned.
+def read_needs(connection: Connection, *, owners: bool, privileges: bool) -> DatabaseNeeds:
+    """Of the connected database, without what its properties name; of owners and rights what is wanted."""
+    # What belongs to the first role of all is in no dependency: those are pinned. Policies and user mappings come always.
     roles = query(
         connection,
         """
         SELECT DISTINCT r.rolname::text FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid
         WHERE d.refclassid = 'pg_authid'::regclass
           AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND CASE WHEN d.deptype = 'r' OR d.classid = 'pg_user_mapping'::regclass THEN true
+                   WHEN d.deptype = 'o' THEN %s ELSE %s END
         UNION
-        SELECT rolname::text FROM pg_roles WHERE oid = 10 AND EXISTS (
+        SELECT rolname::text FROM pg_roles WHERE oid = 10 AND %s AND EXISTS (
             SELECT FROM (
                 SELECT oid FROM pg_class WHERE relowner = 10 AND relnamespace <> 'pg_toast'::regnamespace
                 UNION ALL SELECT oid FROM pg_proc WHERE proowner = 10
                 UNION ALL SELECT oid FROM pg_namespace WHERE nspowner = 10 AND nspname !~ '^pg_') o
             WHERE o.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.objid = o.oid AND e.deptype = 'e'))
         """,
+        owners,
+        privileges,
+        owners,
     )
     tablespaces = query(
         connection,
@@ -50,17 +48,14 @@ def read_needs(connection: Connection) -> DatabaseNeeds:
     return DatabaseNeeds(*(frozenset(row[0] for row in rows) for rows in (roles, tablespaces, extensions)))
 
 
-def refuse_unmet(
-    target: Connection, needs: DatabaseNeeds, properties: DatabaseProperties, *, roles: bool
-) -> None:
-    """Raise PreconditionError naming what the server of `target` lacks. Without `roles` those do not matter."""
-    wanted = (needs.roles if roles else frozenset()) | properties.roles
-    missing = wanted - _names(query(target, "SELECT rolname::text FROM pg_roles"))
+def refuse_unmet(target: Connection, needs: DatabaseNeeds, properties: DatabaseProperties) -> None:
+    """Raise PreconditionError naming what the server of `target` lacks."""
+    missing = (needs.roles | properties.roles) - _names(query(target, "SELECT rolname::text FROM pg_roles"))
     if missing:
         raise PreconditionError(
             "roles that the database names do not exist on this server",
-            hint=f"create them (CREATE ROLE {sql_name(min(missing))} and so on), or leave owners and rights out: "
-            "--no-owner --no-privileges",
+            hint=f"create them (CREATE ROLE {sql_name(min(missing))} and so on), or leave out owners and rights "
+            "(--no-owner --no-privileges); policies and user mappings need their roles in any case",
             roles=_some(missing),
         )
     # The target's own one where it has the same name is enough; pg_default is everywhere.

@@ -152,3 +152,8 @@ def restore_command(
 def list_command(programs: Programs, directory: Path) -> list[str | Path]:
     """The table of contents of a dump in words; needs its toc.dat only."""
     return [programs.path("pg_restore"), "--list", "--format=directory", directory]
+
+
+def script_command(programs: Programs, directory: Path, *options: str) -> list[str | Path]:
+    """The SQL of a dump to standard output, of what the options choose; without rows it needs toc.dat only."""
+    return [programs.path("pg_restore"), "--file=-", "--format=directory", *options, directory]

@@ -125,9 +125,14 @@ _REFUSALS = (
         "check channel_binding and require_auth, and the method of the server's pg_hba.conf line",
     ),
     (
-        r'(?:role|database) "[^"]*" does not exist',
-        "the server does not know this role or database",
-        "create it, or correct PGUSER and PGDATABASE",
+        r'role "[^"]*" does not exist',
+        "the server does not know this role",
+        "create it, or correct its name (PGUSER)",
+    ),
+    (
+        r'database "[^"]*" does not exist',
+        "the server has no such database",
+        "correct its name, or create it",
     ),
     (
         r"not currently accepting connections",

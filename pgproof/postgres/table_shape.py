@@ -89,6 +89,16 @@ FROM pg_attribute WHERE attrelid = %s AND NOT attisdropped AND (attidentity <> '
     """
 SELECT format('policy %%I', polname), '', '', '' FROM pg_policy WHERE polrelid = %s ORDER BY polname
 """,
+    """
+SELECT 'privileges', string_agg(g.text, '; ' ORDER BY g.text), '', ''
+FROM (SELECT format('GRANT %%s ON TABLE %%I.%%I TO %%s', string_agg(a.privilege_type, ', ' ORDER BY a.privilege_type),
+                    n.nspname, c.relname, CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE format('%%I', r.rolname) END)
+      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, aclexplode(c.relacl) a
+      LEFT JOIN pg_roles r ON r.oid = a.grantee
+      WHERE c.oid = %s AND a.grantee <> c.relowner AND (a.grantee = 0 OR r.oid IS NOT NULL)
+      GROUP BY n.nspname, c.relname, a.grantee, r.rolname) g(text)
+HAVING count(*) > 0
+""",
 )
 # tgtype: 4 is INSERT, 16 is UPDATE; ev_type: 2 is UPDATE, 3 is INSERT.
 _TRIGGERS = """

@@ -11,6 +11,7 @@ from pgproof.errors import DataError, PreconditionError
 from pgproof.model.config import BackupType, VerifyLevel
 from pgproof.model.lsn import Lsn
 from pgproof.model.manifest import LOGICAL, Manifest, is_backup_id
+from pgproof.model.recovery_target import RecoveryTarget, TargetKind
 from pgproof.model.report import BackupInfo, Finding, VerificationReport, VerificationSummary
 from pgproof.model.source_fingerprint import SourceFingerprint
 from pgproof.repository.bucket import Bucket
@@ -86,6 +87,27 @@ def find_backup(repository: Repository, wanted: str, method: str | None = None) 
         wanted=wanted,
         cluster=repository.cluster,
     )
+
+
+def find_dump(repository: Repository, wanted: str | None, target: RecoveryTarget | None) -> Manifest | None:
+    """The manifest if `wanted` is a logical backup, else None: a physical one is meant, or one that leads to `target`.
+
+    Raises what `find_backup` does, and PreconditionError for a target that a dump cannot reach.
+    """
+    if wanted is None or (wanted == "latest" and target is not None):
+        return None
+    manifest = find_backup(repository, wanted)
+    if manifest.method != LOGICAL:
+        return None
+    if target is not None and target.kind is not TargetKind.BACKUP_END:
+        raise PreconditionError(
+            "a logical backup holds its databases as they were at one moment",
+            hint="leave the target out, or name no backup: then a physical one that leads there is picked",
+            backup=manifest.backup_id,
+            moment=f"{manifest.started_at:%Y-%m-%d %H:%M:%S} UTC",
+            target=target,
+        )
+    return manifest
 
 
 def _of_another_method(manifest: Manifest) -> PreconditionError:

@@ -103,7 +103,7 @@ def test_an_unknown_role(plain: Program, roles: Roles) -> None:
     roles.let_in("local all,replication stranger trust")
     error = plain.refused(
         "create",
-        message="does not know this role or database",
+        message="does not know this role",
         hint="PGUSER",
         env={"PGUSER": "stranger", "PGHOST": str(roles.cluster.socket_dir)},
     )
