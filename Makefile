@@ -11,7 +11,7 @@ demo: setup
 
 # Three at a time on two cores: tests mostly wait for servers. TESTS="tests/wal -x" runs some of them.
 test: setup
-	@$(PYTHON) -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(TESTS)
+	@$(PYTHON) -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder --max-worker-restart=1 $(TESTS)
 
 # Us beside pg_basebackup, pgBackRest and the raw limits: about half an hour on a quiet machine.
 bench: setup
