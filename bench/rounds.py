@@ -21,6 +21,7 @@ from bench.contender import (
     drop_from_cache,
 )
 from bench.measure import measure
+from tests.support import machine
 from tests.support.postgres import Cluster, Setting
 
 _RESTORED: dict[str, Setting] = {"archive_mode": False, "autovacuum": False}
@@ -118,6 +119,9 @@ def _one(
 def _change_restored(data_dir: Path, source: Cluster) -> None:
     """As an accident would, in the server that was restored."""
     with Cluster.adopt(data_dir, source.major, settings=_RESTORED) as restored:
+        machine.wait_until(
+            lambda: restored.psql("SELECT pg_is_in_recovery()") == "f", "the end of recovery", 600
+        )
         data.change_pages(restored)
         restored.stop()
 

@@ -53,7 +53,8 @@ def write(pool: bytes, rate: float, seconds: float) -> int:
             if passed >= seconds:
                 break
             time.sleep(max(0.0, written / rate - passed))
-            message = pool[number * _MESSAGE % len(pool) :][:_MESSAGE]
+            place = number * _MESSAGE % len(pool)
+            message = pool[place : place + _MESSAGE]
             connection.execute(
                 "SELECT pg_logical_emit_message(false, 'bench', %b::bytea, %b::bool)",
                 (message, number % _FLUSH_EVERY == 0),

@@ -31,19 +31,21 @@ from tests.wal.places import client, program
 
 LOCAL, COPIED = "local pg_wal", "`cp` from a directory"
 _PATIENCE = 900
-_BEGUN, _STOPPED = "starting PostgreSQL", "recovery stopping"
+_BEGUN, _REPLAYING, _STOPPED = "starting PostgreSQL", "redo starts", "recovery stopping"
 _TIME = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}) UTC")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Megabytes are 10^6 bytes of WAL; `cpu` is that of the server and of what it starts."""
+    """Megabytes are 10^6 bytes of WAL; `before` are the seconds until the first record was replayed, part of `wall`, in
+    which our worker starts; `cpu` is that of the server and of what it starts."""
 
     name: str
     place: str
     round: int
     wal_mb: float
     wall: float
+    before: float
     cpu: float
 
     def __str__(self) -> str:
@@ -76,10 +78,8 @@ def measurements(gigabytes: float, rounds: int, places: Sequence[Place], work: P
         last = source.psql("SELECT pg_walfile_name(pg_switch_wal())")
         folder = source.data_dir / "pg_wal"
         machine.wait_until((folder / "archive_status" / f"{last}.ready").exists, "the last segment")
-        # Those of the copy itself are not marked any more.
-        names = sorted(
-            path.name for path in folder.glob("0*") if len(path.name) == len(last) and path.name <= last
-        )
+        first = (base / "backup_label").read_text().partition("(file ")[2].partition(")")[0]
+        names = [name for name in _complete(folder) if first <= name <= last]
         ground = _Ground(base, source.bin, folder, names, target)
         for number in range(rounds):
             yield _recovered(ground, LOCAL, "", number, work, "false")
@@ -87,10 +87,17 @@ def measurements(gigabytes: float, rounds: int, places: Sequence[Place], work: P
             for place in places:
                 with service_home(source, place, work) as repository:
                     machine.run(program(["create"]), **repository.variables)
-                    pushed(source, names, repository.variables, PUSH_AHEAD, place, "--ahead", "3")
+                    # With that of the backups made here until now, so that there is no gap.
+                    pushed(source, _complete(folder), repository.variables, PUSH_AHEAD, place, "--ahead", "3")
                     line = restore_command_by_client(client(), program(["wal", "worker"]))
                     cold = repository.folder
                     yield _recovered(ground, NAME, place, number, work, line, repository.variables, cold)
+
+
+def _complete(folder: Path) -> list[str]:
+    """The segments of a pg_wal up to the last that is marked as ready; those of the copy are not marked any more."""
+    last = max(path.stem for path in (folder / "archive_status").glob("0*.ready"))
+    return sorted(path.name for path in folder.glob("0*") if len(path.name) == 24 and path.name <= last)
 
 
 def _recovered(
@@ -120,6 +127,7 @@ def _recovered(
             number,
             len(ground.names) * (16 << 20) / 1e6,
             _between(cost.output, _BEGUN, _STOPPED),
+            _between(cost.output, _BEGUN, _REPLAYING),
             cost.cpu,
         )
     finally:
@@ -165,15 +173,16 @@ def markdown(found: Sequence[Measured]) -> str:
     lines = [
         f"Replay of {found[0].wal_mb:,.0f} MB of WAL.",
         "",
-        "| WAL from | | wall s | MB/s | CPU s | rate by the local one |",
-        "|---|---|---:|---:|---:|---:|",
+        "| WAL from | | wall s | until replay began | MB/s | CPU s | rate by the local one |",
+        "|---|---|---:|---:|---:|---:|---:|",
     ]
     local, results = of(LOCAL, "", "wall"), []
     for name, place in dict.fromkeys((each.name, each.place) for each in found):
         wall = of(name, place, "wall")
+        rate = of(name, place, "wal_mb") / wall
         lines.append(
-            f"| {name} | {place} | {wall:.2f} | {of(name, place, 'wal_mb') / wall:.0f} | {of(name, place, 'cpu'):.2f} "
-            f"| {local / wall:.2f} |"
+            f"| {name} | {place} | {wall:.2f} | {of(name, place, 'before'):.2f} | {rate:.0f} "
+            f"| {of(name, place, 'cpu'):.2f} | {local / wall:.2f} |"
         )
         if name == NAME:
             results.append(Target(f"{place}: replay, time by that from a local pg_wal", wall / local, 1.11))
