@@ -137,9 +137,8 @@ def watch(source: Cluster, application: str, loaded: Callable[[], bool]) -> list
     over = 0.0
     with source.connect() as connection:
         while True:
-            flushed, acknowledged = (
-                connection.execute(_POSITIONS, [application], prepare=True).fetchone() or ()
-            )
+            positions: Any = connection.execute(_POSITIONS, [application], prepare=True).fetchone()
+            flushed, acknowledged = positions
             now = time.monotonic()
             if acknowledged is None:
                 raise RuntimeError("it does not stream any more")
