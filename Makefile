@@ -13,7 +13,8 @@ demo: setup
 test: setup
 	@$(PYTHON) -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder --max-worker-restart=1 $(TESTS)
 
-# Us beside pg_basebackup, pgBackRest and the raw limits: about half an hour on a quiet machine.
+# Us beside pg_basebackup, pgBackRest and the raw limits: some hours on a quiet machine. BENCH="--parts stream,commit" or
+# BENCH="--rounds 1 --place directory" is less, BENCH=--help tells all.
 bench: setup
 	@sh scripts/setup-bench.sh
 	@$(PYTHON) -m bench $(BENCH)

@@ -15,26 +15,27 @@ from tests.support.postgres import Cluster
 
 Place = Literal["directory", "S3", ""]
 FULL, RESTORE, VERIFY = "full", "restore", "verify"
-# One more backup after one page in a hundred was changed, and the restore of what ten of them left.
-INCREMENTAL, TENTH = "incremental", "tenth"
+# One more backup after one page in a hundred was changed, and the restore of what ten of them left; then the same
+# again over that directory, after one page in a hundred of it was changed.
+INCREMENTAL, TENTH, DELTA = "incremental", "tenth", "delta"
 INCREMENTALS = 10
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A contender that is ready: `operations` run in their order, each given a path that does not exist yet.
+    """A contender that is ready: `operations` run in their order, each given a path that does not exist yet, except that
+    of DELTA.
 
     `incremental` is run, and not measured, until there are ten. `stored` tells bytes and number of the objects that a
-    backup left. `cold` are the directories that must not be
-    in the page cache when something is read back. `store` is the process id of the S3 server. `verified` is what a
-    verification must have said.
+    backup left. `cold` are the directories that must not be in the page cache when something is read back. `store` is
+    the process id of the S3 server. `words` are what an operation must have said.
     """
 
     operations: Mapping[str, Callable[[Path], Command]]
     stored: Callable[[], tuple[int, int]] | None = None
     cold: Sequence[Path] = field(default_factory=tuple)
     store: int | None = None
-    verified: str = ""
+    words: Mapping[str, str] = field(default_factory=dict)
     incremental: Callable[[], Command] | None = None
 
 

@@ -1,31 +1,29 @@
-"""Logical backups beside pg_dump and pg_restore: `python -m bench.logical [--gigabytes 1] [--rounds 3] [--results FILE]`.
+"""Logical backups beside pg_dump and pg_restore.
 
-The same data as in `python -m bench`, on PostgreSQL 17, whose pg_dump compresses with zstd. We encrypt, pg_dump does
+The same data as for the other backups, on PostgreSQL 17, whose pg_dump compresses with zstd. We encrypt, pg_dump does
 not. Every restored database must hold the rows of its source. Medians.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from bench import data
 from bench.contender import discard, drop_from_cache, size_of
 from bench.measure import Command, Cost, measure
+from bench.targets import Target, target_table
 from tests.support import machine
 from tests.support.postgres import Cluster
 
-RESULTS = Path(__file__).parent / "results" / "logical.json"
 FULL, SAME, APPENDED, CHANGED, RESTORE = "full", "unchanged", "appended", "changed", "restore"
 OURS, FORMAT_D, FORMAT_C = "pgproof", "pg_dump -Fd -j2, zstd 3", "pg_dump -Fc, zstd 3"
 _ROOT = Path(__file__).parents[1]
@@ -48,32 +46,8 @@ class Measured:
     spool_mb: float
     stored_mb: float
 
-
-@dataclass(frozen=True)
-class Target:
-    """What was promised: `value` is to be at most `limit`."""
-
-    what: str
-    value: float
-    limit: float
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--gigabytes", type=float, default=1.0, help="size of the database (1)")
-    parser.add_argument("--rounds", type=int, default=3, help="the table shows medians (3)")
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
-    options = parser.parse_args()
-    found = []
-    for each in measurements(options.gigabytes, options.rounds):
-        found.append(each)
-        print(f"round {each.round + 1}: {each.name} {each.operation}: {each.wall:.2f} s", flush=True)
-    options.results.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
-    text = markdown(found)
-    options.results.with_suffix(".md").write_text(text)
-    print(text)
+    def __str__(self) -> str:
+        return f"round {self.round + 1}: {self.name} {self.operation}: {self.wall:.2f} s"
 
 
 def measurements(gigabytes: float, rounds: int, small_tables: int = data.SMALL_TABLES) -> Iterator[Measured]:
@@ -231,7 +205,7 @@ def _room(folder: Path) -> int:
 # the table
 
 
-def markdown(found: list[Measured]) -> str:
+def markdown(found: Sequence[Measured]) -> str:
     titles = {
         FULL: "full backup",
         SAME: "incremental, nothing changed",
@@ -255,14 +229,10 @@ def markdown(found: list[Measured]) -> str:
                     f"| {title} | {name} | {wall:.2f} | {cpu:.2f} | {server:.2f} | {memory:.0f} | {spool:.0f} "
                     f"| {stored:.1f} |"
                 )
-    lines += ["", "| target | | |", "|---|---:|---|"]
-    for target in targets(found):
-        met = "met" if target.value <= target.limit else "**missed**"
-        lines.append(f"| {target.what} | {target.value:.4g} | {met} (at most {target.limit:g}) |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *target_table(targets(found))])
 
 
-def targets(found: list[Measured]) -> list[Target]:
+def targets(found: Sequence[Measured]) -> list[Target]:
     def of(name: str, operation: str, column: str = "wall") -> float:
         rows: Mapping[int, float] = {
             each.round: getattr(each, column)
@@ -279,7 +249,3 @@ def targets(found: list[Measured]) -> list[Target]:
         Target("restore, wall time by pg_restore -j2's", of(OURS, RESTORE) / of(FORMAT_D, RESTORE), 1.1),
         Target("spool, MB", max(each.spool_mb for each in found if each.name == OURS), 256),
     ]
-
-
-if __name__ == "__main__":
-    main()

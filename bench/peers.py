@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.contender import FULL, INCREMENTAL, RESTORE, TENTH, VERIFY, Place, Subject, discard, size_of
-from bench.measure import Command
+from bench.contender import DELTA, FULL, INCREMENTAL, RESTORE, TENTH, VERIFY, Place, Subject, discard, size_of
+from bench.measure import Command, measure
 from bench.store import BUCKET, Store, tls_store
 from tests.support import machine
 from tests.support.postgres import Cluster
@@ -49,6 +49,42 @@ class PgBaseBackup:
 
 
 @dataclass(frozen=True)
+class PgIncremental:
+    """`pg_basebackup --incremental`, PostgreSQL 17 and later; `pg_combinebackup` restores from the chain."""
+
+    major: int
+    name: str = "pg_basebackup --incremental, pg_combinebackup"
+    place: Place = "directory"
+
+    @contextmanager
+    def prepared(self, source: Cluster, work: Path) -> Iterator[Subject]:
+        chain = new_directory(work / "chain")
+        environment = machine.environment(**source.libpq_environment())
+        backups: list[str] = []
+
+        def another() -> Command:
+            options = [f"--incremental={backups[-1]}/backup_manifest"] if backups else []
+            backups.append(str(chain / str(len(backups))))
+            program = [str(source.bin / "pg_basebackup"), f"--pgdata={backups[-1]}", "--checkpoint=fast"]
+            return Command([*program, *options], environment, as_service=True)
+
+        def combine(path: Path) -> Command:
+            program = [str(source.bin / "pg_combinebackup"), f"--output={new_directory(path)}"]
+            return Command([*program, *backups], environment, as_service=True)
+
+        try:
+            measure(another(), work / "full.log")
+            yield Subject(
+                {INCREMENTAL: lambda _path: another(), TENTH: combine},
+                lambda: size_of(chain),
+                [chain],
+                incremental=another,
+            )
+        finally:
+            discard(chain)
+
+
+@dataclass(frozen=True)
 class PgBackRest:
     """zst 3, aes-256-cbc, two processes; `bundle` stores small files together, which is not its default."""
 
@@ -76,6 +112,9 @@ class PgBackRest:
             def restore(path: Path) -> Command:
                 return Command([*program, f"--pg1-path={new_directory(path)}", "restore"], as_service=True)
 
+            def delta(path: Path) -> Command:
+                return Command([*program, f"--pg1-path={path}", "--delta", "restore"], as_service=True)
+
             def incremental() -> Command:
                 return Command([*program, "--type=incr", "backup"], as_service=True)
 
@@ -87,18 +126,17 @@ class PgBackRest:
                 ),
                 INCREMENTAL: lambda _path: incremental(),
                 TENTH: restore,
+                DELTA: delta,
             }
             # Its exit status does not tell damage.
-            verified = "status: valid"
+            words = {VERIFY: "status: valid"}
             if store:
                 yield Subject(
-                    operations, store.stored, [store.server.root], store.server.pid, verified, incremental
+                    operations, store.stored, [store.server.root], store.server.pid, words, incremental
                 )
             else:
                 repository = root / "repository"
-                yield Subject(
-                    operations, lambda: size_of(repository), [repository], None, verified, incremental
-                )
+                yield Subject(operations, lambda: size_of(repository), [repository], None, words, incremental)
 
     def _config(self, root: Path, source: Cluster, store: Store | None) -> str:
         settings = {

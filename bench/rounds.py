@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from bench import data
+from bench import data, pages
 from bench.contender import (
+    DELTA,
     FULL,
     INCREMENTAL,
     INCREMENTALS,
@@ -21,12 +21,16 @@ from bench.contender import (
     drop_from_cache,
 )
 from bench.measure import measure
-from tests.support.postgres import Cluster
+from tests.support import machine
+from tests.support.postgres import Cluster, Setting
+
+_RESTORED: dict[str, Setting] = {"archive_mode": False, "autovacuum": False}
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One operation of one contender in one round; megabytes are 10^6 bytes."""
+    """One operation of one contender in one round; megabytes are 10^6 bytes. `changed_mb` are the pages that had
+    changed before an incremental backup, compressed."""
 
     name: str
     major: int
@@ -40,15 +44,22 @@ class Measurement:
     store_cpu: float
     stored_mb: float = 0.0
     objects: int = 0
+    changed_mb: float = 0.0
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            key: round(value, 3) if isinstance(value, float) else value for key, value in asdict(self).items()
-        }
+    def __str__(self) -> str:
+        return (
+            f"round {self.round + 1}: PostgreSQL {self.major} {self.name} {self.place} {self.operation}: "
+            f"{self.wall:.2f} s, CPU {self.cpu:.2f} s, server {self.server_cpu:.2f} s, store {self.store_cpu:.2f} s, "
+            f"{self.memory_mb:.0f} MB memory, {self.stored_mb:,.1f} MB stored"
+        )
 
 
 def measurements(
-    contenders: Sequence[Contender], sources: Mapping[int, Cluster], rounds: int, work: Path
+    contenders: Sequence[Contender],
+    sources: Mapping[int, Cluster],
+    rounds: int,
+    work: Path,
+    incrementals: int = INCREMENTALS,
 ) -> Iterator[Measurement]:
     """Everything, round by round. Raises AssertionError for a restore that is not what was backed up, or a
     verification that did not pass."""
@@ -57,23 +68,32 @@ def measurements(
         for contender in contenders:
             # To start a restored cluster once is enough.
             rows = expected[contender.major] if number == rounds - 1 else ""
-            yield from _one(contender, sources[contender.major], number, work, rows)
+            yield from _one(contender, sources[contender.major], number, work, rows, incrementals)
 
 
-def _one(contender: Contender, source: Cluster, number: int, work: Path, rows: str) -> Iterator[Measurement]:
+def _one(
+    contender: Contender, source: Cluster, number: int, work: Path, rows: str, incrementals: int
+) -> Iterator[Measurement]:
+    path = work / "target"
     with contender.prepared(source, work) as subject:
         for operation, command in subject.operations.items():
+            changed = 0
             if operation == INCREMENTAL:
+                before = pages.versions(source)
                 data.change_pages(source)
+                changed = pages.compressed(pages.changed(source, before))
             if operation == TENTH:
-                _more_incrementals(subject, source, work)
-            if operation in (RESTORE, VERIFY, TENTH):
-                drop_from_cache(subject.cold)
-            before = subject.stored() if subject.stored else (0, 0)
-            path = work / "target"
+                _more_incrementals(subject, source, work, incrementals - 1)
+            if operation == DELTA:
+                _change_restored(path, source)
+            if operation in (RESTORE, VERIFY, TENTH, DELTA):
+                drop_from_cache([*subject.cold, *([path] if operation == DELTA else [])])
+            before_it = subject.stored() if subject.stored else (0, 0)
             cost = measure(command(path), work / "log", server=source.pid, store=subject.store)
-            after = subject.stored() if subject.stored and operation in (FULL, INCREMENTAL) else before
-            stored, objects = after[0] - before[0], after[1] - before[1]
+            after = subject.stored() if subject.stored and operation in (FULL, INCREMENTAL) else before_it
+            assert subject.words.get(operation, "") in cost.output, (
+                f"{contender.name} did not do what it should:\n{cost.output[-2000:]}"
+            )
             measured = Measurement(
                 contender.name,
                 contender.major,
@@ -85,22 +105,30 @@ def _one(contender: Contender, source: Cluster, number: int, work: Path, rows: s
                 cost.memory_mb,
                 cost.server_cpu,
                 cost.store_cpu,
-                stored / 1e6,
-                objects,
+                (after[0] - before_it[0]) / 1e6,
+                after[1] - before_it[1],
+                changed / 1e6,
             )
-            if operation in (RESTORE, TENTH):
+            if operation in (RESTORE, TENTH, DELTA):
                 check_restored(path, source, rows)
-            if operation == VERIFY:
-                assert subject.verified in cost.output, (
-                    f"{contender.name} did not verify:\n{cost.output[-2000:]}"
-                )
-            discard(path)
+            if operation != TENTH or DELTA not in subject.operations:
+                discard(path)
             yield measured
 
 
-def _more_incrementals(subject: Subject, source: Cluster, work: Path) -> None:
+def _change_restored(data_dir: Path, source: Cluster) -> None:
+    """As an accident would, in the server that was restored."""
+    with Cluster.adopt(data_dir, source.major, settings=_RESTORED) as restored:
+        machine.wait_until(
+            lambda: restored.psql("SELECT pg_is_in_recovery()") == "f", "the end of recovery", 600
+        )
+        data.change_pages(restored)
+        restored.stop()
+
+
+def _more_incrementals(subject: Subject, source: Cluster, work: Path, more: int) -> None:
     assert subject.incremental is not None
-    for _number in range(INCREMENTALS - 1):
+    for _number in range(more):
         data.change_pages(source)
         measure(subject.incremental(), work / "log")
 
@@ -113,5 +141,5 @@ def check_restored(data_dir: Path, source: Cluster, rows: str) -> None:
         f"restored with other sizes: {sorted(differing)[:5]} and so on, {len(differing)} files"
     )
     if rows:
-        with Cluster.adopt(data_dir, source.major, settings={"archive_mode": False}) as restored:
+        with Cluster.adopt(data_dir, source.major, settings=_RESTORED) as restored:
             assert data.counts(restored) == rows, "the restored cluster has other rows"

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from bench.contender import FULL, INCREMENTAL, RESTORE, TENTH, VERIFY
+from bench.contender import DELTA, FULL, INCREMENTAL, RESTORE, TENTH, VERIFY
 from bench.limits import NAME as LIMIT
 from bench.limits import STREAM, WRITE_CACHE, WRITE_STEPS, ZSTD_FRAMES, ZSTD_ONE, ZSTD_TWO
 from bench.ours import NAME as OURS
+from bench.ours import SUMMARIES
+from bench.recording import machine_line
+from bench.targets import Target, target_table
 
 BACKREST = "pgbackrest"
-BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 _NAMES = {
     OURS: "**pgproof**",
+    SUMMARIES: "**pgproof**, by WAL summaries",
     BACKREST: "pgBackRest",
     f"{BACKREST}, bundle": "pgBackRest, bundles",
     STREAM: "limit: the stream read to nowhere",
@@ -31,6 +34,7 @@ _TITLES = {
     VERIFY: "verify (every stored byte read and checked)",
     INCREMENTAL: "incremental backup, one page in a hundred changed",
     TENTH: "restore of the tenth incremental",
+    DELTA: "delta restore of it, one page in a hundred changed in the directory",
 }
 
 
@@ -46,21 +50,8 @@ class Row:
     memory_mb: float
     stored_mb: float
     objects: int
+    changed_mb: float
     spread: float
-
-
-@dataclass(frozen=True)
-class Target:
-    """What was promised: `value` is to be at most `limit`."""
-
-    what: str
-    value: float
-    limit: float
-    unit: str = ""
-
-    @property
-    def met(self) -> bool:
-        return self.value <= self.limit
 
 
 Key = tuple[int, str, str, str]  # major, place, operation, name
@@ -89,6 +80,7 @@ def _row(name: str, several: list[Mapping[str, Any]]) -> Row:
         max(each["memory_mb"] for each in several),
         middle("stored_mb"),
         round(middle("objects")),
+        median(each.get("changed_mb", 0.0) for each in several),
         max(walls) / min(walls),
     )
 
@@ -116,18 +108,8 @@ def targets(found: Mapping[Key, Row], cores: int, gigabytes: float) -> list[Targ
     ratio("restore, wall time", "directory", RESTORE, "wall", 0.7)
     ratio("S3: full backup, wall time", "S3", FULL, "wall", 0.8)
     ratio("S3: restore, wall time", "S3", RESTORE, "wall", 0.8)
-    first, tenth, compared = (
-        found.get((15, "directory", operation, OURS)) for operation in (RESTORE, TENTH, INCREMENTAL)
-    )
-    if first and tenth:
-        results.append(
-            Target("restore of the tenth incremental, wall time by the full's", tenth.wall / first.wall, 1.1)
-        )
-    if compared and stream:
-        results.append(
-            Target("incremental (compare), wall time by the raw stream's", compared.wall / stream.wall, 1.25)
-        )
-    memory = [row.memory_mb for row in found.values() if row.name == OURS]
+    results += _of_incrementals(found)
+    memory = [row.memory_mb for row in found.values() if row.name in (OURS, SUMMARIES)]
     if memory:
         results.append(Target("peak memory of any of our operations", max(memory), 200, " MB"))
     frames = found.get((15, "", ZSTD_FRAMES, LIMIT))
@@ -138,16 +120,41 @@ def targets(found: Mapping[Key, Row], cores: int, gigabytes: float) -> list[Targ
     return results
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """The table, between the markers that the README has."""
-    about, found = results["about"], rows(results["measurements"])
+def _of_incrementals(found: Mapping[Key, Row]) -> list[Target]:
+    results = []
+    for (major, place, operation, name), row in found.items():
+        if name not in (OURS, SUMMARIES) or operation not in (INCREMENTAL, TENTH):
+            continue
+        where = f"PostgreSQL {major}, {place}: "
+        how = "summaries" if name == SUMMARIES else "compare"
+        stream = found.get((major, "", STREAM, LIMIT))
+        full = found.get((major, place, RESTORE, OURS))
+        if operation == TENTH and full:
+            what = f"{where}restore of the tenth incremental ({how}), wall time by the full's"
+            results.append(Target(what, row.wall / full.wall, 1.1))
+        if operation == INCREMENTAL and how == "compare" and place == "directory" and stream:
+            what = f"{where}incremental (compare), wall time by the raw stream's"
+            results.append(Target(what, row.wall / stream.wall, 1.25))
+        if operation == INCREMENTAL and row.changed_mb:
+            what = (
+                f"{where}incremental ({how}), stored bytes by its changed pages' in one stream of `zstd -3`"
+            )
+            results.append(Target(what, row.stored_mb / row.changed_mb, 1.5))
+        for peer, with_ in ((BACKREST, ""), (f"{BACKREST}, bundle", " with bundles")):
+            its = found.get((15, place, INCREMENTAL, peer))
+            if (operation, name) == (INCREMENTAL, SUMMARIES) and its:
+                what = f"{where}incremental (summaries), wall time by pgBackRest's on 15{with_}"
+                results.append(Target(what, row.wall / its.wall, 0.2))
+    return results
+
+
+def markdown(about: Mapping[str, Any], measurements: Sequence[Mapping[str, Any]]) -> str:
+    found = rows(measurements)
     gigabytes = about["data_bytes"] / 1e9
     lines = [
-        BEGIN,
-        f"{gigabytes:.1f} GB in {about['data_files']:,} files; {about['cores']} cores ({about['processor']}), "
-        f"{about['memory_gb']} GB of memory, {about['system']}; {', '.join(about['programs'])}; {about['date']}. "
-        f"Medians of {about['rounds']}, everyone in turn. Everything is synced to disk; nothing that is read back is "
-        "in the page cache. pgproof and pgBackRest encrypt (AES-256) and compress (zstd 3, 2 cores).",
+        f"{gigabytes:.1f} GB in {about['data_files']:,} files; {machine_line(about)} Everything is synced to disk; "
+        "nothing that is read back is in the page cache. pgproof and pgBackRest encrypt (AES-256) and compress "
+        "(zstd 3, 2 cores).",
         "",
         "| | wall s | CPU s | server's CPU s | S3's CPU s | memory MB | stored MB | our wall / its | our bytes / its |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
@@ -164,19 +171,13 @@ def markdown(results: Mapping[str, Any]) -> str:
     lines += [_line(operation, row, None) for operation, row in limits.items()]
     if not limits:
         lines.pop()
-    lines += ["", "| target | | |", "|---|---:|---|"]
-    for target in targets(found, about["cores"], gigabytes):
-        verdict = "met" if target.met else "**missed**"
-        lines.append(
-            f"| {target.what} | {target.value:.2f}{target.unit} | {verdict} (at most {target.limit:g}) |"
-        )
-    return "\n".join([*lines, END, ""])
+    return "\n".join([*lines, *target_table(targets(found, about["cores"], gigabytes))])
 
 
 def _line(name: str, row: Row, ours: Row | None) -> str:
     def ratio(column: str) -> str:
         own, its = getattr(ours, column, 0), getattr(row, column)
-        return f"{own / its:.2f}" if own and its and row.name != OURS else ""
+        return f"{own / its:.2f}" if own and its and row.name not in (OURS, SUMMARIES) else ""
 
     cells = [
         _NAMES.get(name, f"`{name}`"),
@@ -185,8 +186,14 @@ def _line(name: str, row: Row, ours: Row | None) -> str:
         f"{row.server_cpu:.2f}" if row.server_cpu else "",
         f"{row.store_cpu:.2f}" if row.store_cpu else "",
         f"{row.memory_mb:,.0f}",
-        f"{row.stored_mb:,.0f}" if row.stored_mb else "",
+        _megabytes(row.stored_mb),
         ratio("wall"),
         ratio("stored_mb"),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _megabytes(value: float) -> str:
+    if not value:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"

@@ -1,30 +1,28 @@
-"""Milliseconds a WAL segment costs the server: `python -m bench.wal [--segments 30] [--place S3] [--results FILE]`.
+"""Milliseconds a WAL segment costs the server.
 
 Real segments of a server, given to the commands as its archiver and its recovery would give them: through `sh`, one
-after the other. Everyone encrypts and compresses as in `python -m bench`. Medians, because the first call of each
-opens its repository, and the slowest tenth beside them.
+after the other. Everyone encrypts and compresses as in the backups. Medians, because the first call of each opens its
+repository, and the slowest tenth beside them.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import shutil
 import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.contender import Place
+from bench.ours import Home, home
 from bench.peers import NO_ARCHIVING, PgBackRest, wait_for_archiver
-from bench.store import tls_store
 from pgproof.model.wal_commands import archive_command, restore_command_by_client
 from tests.support import machine
-from tests.support.postgres import Cluster
+from tests.support.postgres import Cluster, Setting
 from tests.wal.places import client, program
 
 PUSH, PUSH_AHEAD, FETCH = "push", "push, asynchronous", "fetch, looking ahead"
@@ -48,29 +46,20 @@ class Measured:
     first: float
     segments: int
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--segments", type=int, default=30, help="segments of 16 MB (30)")
-    parser.add_argument("--place", choices=["directory", "S3"], default="directory")
-    parser.add_argument("--results", type=Path, metavar="FILE", help="store the figures as JSON")
-    options = parser.parse_args()
-    found = []
-    for measured in measurements(options.segments, options.place):
-        found.append(measured)
-        print(f"{measured.name} {measured.operation}: {measured.median:.0f} ms", flush=True)
-    if options.results:
-        options.results.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
-    print(markdown(found))
+    def __str__(self) -> str:
+        return f"{self.name} {self.operation}, {self.place}: {self.median:.0f} ms a segment"
 
 
 def measurements(segments: int, place: Place, *, alone: bool = False) -> Iterator[Measured]:
     """Everyone in turn on the same segments; or we alone."""
     work = Path(tempfile.mkdtemp(prefix="pgproof-bench-", dir="/tmp"))
     work.chmod(0o755)
-    settings = {"archive_mode": True, "archive_command": "", "wal_keep_size": "4GB", "max_wal_size": "8GB"}
+    settings: dict[str, Setting] = {
+        "archive_mode": True,
+        "archive_command": "",
+        "wal_keep_size": "4GB",
+        "max_wal_size": "8GB",
+    }
     try:
         with Cluster(15, settings={**settings, "autovacuum": False}) as source:
             names = make_wal(source, segments)
@@ -97,48 +86,52 @@ def make_wal(source: Cluster, segments: int) -> list[str]:
 
 
 def ours(source: Cluster, names: list[str], place: Place, work: Path) -> Iterator[Measured]:
-    with _repository(source, place, work) as variables:
+    with service_home(source, place, work) as repository:
+        variables = repository.variables
         for operation, ahead, cluster in ((PUSH, "0", "main"), (PUSH_AHEAD, "3", "again")):
             # Under another name what is stored already is stored once more.
             machine.run(program(["create", "--cluster", cluster]), **variables)
-            options = ["wal", "worker", "--cluster", cluster, "--ahead", ahead]
-            line = archive_command(client(), program(options))
-            yield timed(OURS, operation, place, source.data_dir, line, names, variables, "pg_wal/%f")
-            _remove(source.data_dir / "pg_wal" / "pgproof")
+            yield pushed(source, names, variables, operation, place, "--cluster", cluster, "--ahead", ahead)
         line = restore_command_by_client(client(), program(["wal", "worker"]))
         yield fetched(OURS, place, line, names, variables, source, work)
 
 
 @contextmanager
-def _repository(source: Cluster, place: Place, work: Path) -> Iterator[dict[str, str]]:
-    """A repository with a first backup, as variables for our commands."""
-    variables = {"BACKUP_PASSPHRASE": "a secret of the benchmark", **source.libpq_environment()}
-    with ExitStack() as stack:
-        if place == "S3":
-            store = stack.enter_context(tls_store())
-            variables |= store.variables()
-        else:
-            repository = work / "pgproof"
-            repository.mkdir()
-            machine.give_to_service(repository)
-            variables["BACKUP_DIR"] = str(repository)
-        machine.run(program(["init", "--yes"]), **variables)
-        yield variables
+def service_home(source: Cluster, place: Place, work: Path) -> Iterator[Home]:
+    """A repository that the server's user can reach, as its archiver must."""
+    with home(source, place, work) as repository:
+        if place == "directory":
+            machine.give_to_service(repository.folder)
+        yield repository
+
+
+def pushed(
+    source: Cluster,
+    names: list[str],
+    variables: Mapping[str, str],
+    operation: str,
+    place: Place,
+    *options: str,
+) -> Measured:
+    line = archive_command(client(), program(["wal", "worker", *options]))
+    measured = timed(OURS, operation, place, source.data_dir, line, names, variables, "pg_wal/%f")
+    _remove(source.data_dir / "pg_wal" / "pgproof")
+    return measured
 
 
 # pgBackRest
 
 
 def backrest(source: Cluster, names: list[str], place: Place, work: Path) -> Iterator[Measured]:
-    _archive_by(source, NO_ARCHIVING)
+    archive_by(source, NO_ARCHIVING)
     with PgBackRest("pgbackrest", place).prepared(source, work):
         config = work / "pgbackrest" / "pgbackrest.conf"
         base = ["pgbackrest", f"--config={config}", "--stanza=bench"]
-        _archive_by(source, "")
+        archive_by(source, "")
         try:
             yield from _backrest(source, names, place, work, base)
         finally:
-            _archive_by(source, NO_ARCHIVING)
+            archive_by(source, NO_ARCHIVING)
             wait_for_archiver(source)
 
 
@@ -161,7 +154,7 @@ def _backrest(
     yield fetched(BACKREST, place, line, names, {}, source, work)
 
 
-def _archive_by(source: Cluster, command: str) -> None:
+def archive_by(source: Cluster, command: str) -> None:
     source.psql(f"ALTER SYSTEM SET archive_command = '{command}'")
     source.psql("SELECT pg_reload_conf()")
     machine.wait_until(lambda: source.psql("SHOW archive_command") == command, "the archive_command")
@@ -177,7 +170,7 @@ def timed(
     cwd: Path,
     line: str,
     names: list[str],
-    variables: dict[str, str],
+    variables: Mapping[str, str],
     path: str,
     after: Callable[[], None] = lambda: None,
     pause: float = 0.0,
@@ -212,7 +205,13 @@ def timed(
 
 
 def fetched(
-    name: str, place: str, line: str, names: list[str], variables: dict[str, str], source: Cluster, work: Path
+    name: str,
+    place: str,
+    line: str,
+    names: list[str],
+    variables: Mapping[str, str],
+    source: Cluster,
+    work: Path,
 ) -> Measured:
     """Into the pg_wal of a directory beside, with a pause in which a server would replay."""
     data = work / "fetching"
@@ -246,7 +245,7 @@ def _remove(folder: Path) -> None:
     machine.wait_until(gone, f"{folder} to be gone")
 
 
-def markdown(found: list[Measured]) -> str:
+def markdown(found: Sequence[Measured]) -> str:
     lines = [
         "| ms a segment of 16 MB | | median | slowest tenth | first | target |",
         "|---|---|---:|---:|---:|---:|",
@@ -258,7 +257,3 @@ def markdown(found: list[Measured]) -> str:
             f"| {each.first:.0f} | {target} |"
         )
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    main()

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from bench.contender import FULL, RESTORE
+from bench.contender import FULL, INCREMENTAL, RESTORE, TENTH
 from bench.limits import NAME as LIMIT
 from bench.limits import STREAM, ZSTD_FRAMES, ZSTD_ONE
 from bench.ours import NAME as OURS
-from bench.table import BACKREST, BEGIN, END, markdown, rows, targets
+from bench.ours import SUMMARIES
+from bench.table import BACKREST, markdown, rows, targets
 
 
 def measured(name: str, operation: str, wall: float, **other: Any) -> dict[str, Any]:
@@ -56,7 +57,30 @@ def test_targets_are_computed_from_what_was_measured() -> None:
     assert not any(RESTORE in what for what in found), "nothing is said of what was not measured"
 
 
-def test_the_table_can_be_put_into_the_readme() -> None:
+def test_targets_of_incrementals() -> None:
+    later = [
+        measured(OURS, RESTORE, 4.0, major=17),
+        measured(LIMIT, STREAM, 2.0, major=17, place=""),
+        measured(OURS, INCREMENTAL, 2.4, major=17, stored_mb=6.0, changed_mb=5.0),
+        measured(SUMMARIES, INCREMENTAL, 1.0, major=17, stored_mb=8.0, changed_mb=5.0),
+        measured(SUMMARIES, TENTH, 5.0, major=17),
+        measured(BACKREST, INCREMENTAL, 6.0),
+    ]
+    found = {target.what: (target.value, target.met) for target in targets(rows(later), 2, 2.0)}
+    where = "PostgreSQL 17, directory: "
+    stored = "stored bytes by its changed pages' in one stream of `zstd -3`"
+    memory = found.pop("peak memory of any of our operations")
+    assert memory == (10, True)
+    assert found == {
+        f"{where}incremental (compare), wall time by the raw stream's": (1.2, True),
+        f"{where}incremental (compare), {stored}": (1.2, True),
+        f"{where}incremental (summaries), {stored}": (1.6, False),
+        f"{where}incremental (summaries), wall time by pgBackRest's on 15": (1 / 6, True),
+        f"{where}restore of the tenth incremental (summaries), wall time by the full's": (1.25, False),
+    }
+
+
+def test_the_table_and_the_targets() -> None:
     about = {
         "date": "2026-01-02",
         "rounds": 3,
@@ -68,9 +92,7 @@ def test_the_table_can_be_put_into_the_readme() -> None:
         "data_files": 5000,
         "programs": ["pgBackRest 2.45"],
     }
-    text = markdown({"about": about, "measurements": MEASURED})
-    assert text.startswith(BEGIN)
-    assert text.endswith(f"{END}\n")
+    text = markdown(about, MEASURED)
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in table} == {10, 4}, "the big table and the targets"
     peer = next(line for line in table if line.startswith("| pgBackRest "))

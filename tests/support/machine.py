@@ -25,6 +25,7 @@ from pathlib import Path
 _TMP = Path("/tmp")  # not TMPDIR: a Unix socket's path has about 100 characters
 _PREFIX = "pgproof-t-"
 _IN_MEMORY = "m"
+_on_disk = False
 _PLENTY = 14 << 20  # kilobytes: three runs at a time hold some gigabytes each
 
 # The kernel sends the parent-death signal when the *thread* that started the process ends, so one
@@ -135,6 +136,13 @@ def workspace() -> Path:
     return _in_memory(path)
 
 
+def stay_on_disk() -> None:
+    """For measurements, in which a disk has to be one. Call it before anything is made in the workspace."""
+    global _on_disk
+    assert not workspace.cache_info().currsize, "the workspace is there already"
+    _on_disk = True
+
+
 def _in_memory(path: Path) -> Path:
     """A directory in memory below `path`; `path` itself where memory is short or nobody lets us mount.
 
@@ -143,7 +151,7 @@ def _in_memory(path: Path) -> Path:
     whole run.
     """
     facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    if os.geteuid() != 0 or int(facts["MemAvailable"].split()[0]) < _PLENTY:
+    if _on_disk or os.geteuid() != 0 or int(facts["MemAvailable"].split()[0]) < _PLENTY:
         return path
     place = path / _IN_MEMORY
     place.mkdir()
