@@ -12,7 +12,7 @@ from campaigns.fuzz_input import Input, mutate_json
 from campaigns.small_dump import BASE, OID, OWNER, make_small_dump
 from campaigns.small_repository import PAGE
 from pgproof.errors import ConflictError, DataError, PreconditionError, TransientError
-from pgproof.model.chunks import HEAD_LENGTH, LEAST, LOOK_AHEAD, MOST, RECORD_SIZE, contents, cut, put_record
+from pgproof.model.chunks import HEAD_LENGTH, LEAST, LOOK_AHEAD, MOST, RECORD_SIZE, contents, cuts, put_record
 from pgproof.model.dump_contents import entries, missing_entries
 from pgproof.model.dump_files import directory_of
 from pgproof.model.dump_list import list_for_table
@@ -53,7 +53,7 @@ def dump_cuts(data: bytes) -> None:
     assert b"".join(found) == dump, "something was lost"
     assert all(0 < len(chunk) <= MOST for chunk in found), "a chunk of an impossible size"
     assert all(len(chunk) >= LEAST for chunk in found[:-1]), "a chunk is too small"
-    assert found == _cut(dump, LOOK_AHEAD + 4096), "a cut depends on how much was read"
+    assert found == _cut(dump, len(dump)), "a cut depends on how much was read"
     assert list(contents([_records(found, PAGE)], PAGE)) == found
 
 
@@ -69,9 +69,10 @@ def _cut(dump: memoryview, at_once: int) -> list[bytes]:
     at, found = 0, []
     while at < len(dump):
         piece = dump[at : at + at_once]
-        size = cut(piece, final=at + len(piece) == len(dump))
-        found.append(bytes(piece[:size]))
-        at += size
+        begun = at
+        for end in cuts(piece, final=at + len(piece) == len(dump)):
+            found.append(bytes(dump[at : begun + end]))
+            at = begun + end
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pgproof.errors import DataError, EngineError, TransientError
 from pgproof.failpoints import failpoint
-from pgproof.model.chunks import LOOK_AHEAD, cut
+from pgproof.model.chunks import cuts
 from pgproof.model.config import PostgresConfig
 from pgproof.model.dump_files import GLOBALS, TOC, directory_of, dump_path
 from pgproof.model.dump_log import dump_failure
@@ -97,10 +97,9 @@ def take_dump(
 def _put_all(intake: ChunkIntake, number: int, data: memoryview, *, final: bool) -> int:
     """Store what can be cut of `data`; returns how much that is, all if it is `final`."""
     at = 0
-    while at < len(data) and (final or len(data) - at >= LOOK_AHEAD):
-        size = cut(data[at:], final=final)
-        intake.put(number, data[at : at + size])
-        at += size
+    for end in cuts(data, final=final):
+        intake.put(number, data[at:end])
+        at = end
     return at
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
@@ -84,9 +85,9 @@ class DumpReader:
     def _find(self, path: bytes) -> tuple[Segment, FileEntry]:
         if self._firsts:
             segment = self._segment(self._segment_with(path))
-            for entry in segment.files:
-                if entry.path == path and entry.kind == FILE:
-                    return segment, entry
+            at = bisect_left(segment.files, path, key=attrgetter("path"))
+            if at < len(segment.files) and (entry := segment.files[at]).path == path and entry.kind == FILE:
+                return segment, entry
         raise DataError("a backup lacks a file", file=printable(path), backup=self.manifest.backup_id)
 
     def _segment_with(self, path: bytes) -> int:

@@ -17,7 +17,7 @@ from pgproof.model.chunks import (
     MOST,
     RECORD_SIZE,
     contents,
-    cut,
+    cuts,
     put_record,
 )
 
@@ -28,10 +28,11 @@ def chunks(data: bytes, at_once: int = LOOK_AHEAD) -> list[bytes]:
     """As a dump is cut that comes in pieces of `at_once` bytes."""
     rest, found = memoryview(data), []
     while rest:
-        final = len(rest) <= at_once
-        size = cut(rest[:at_once], final=final)
-        found.append(bytes(rest[:size]))
-        rest = rest[size:]
+        at = 0
+        for end in cuts(rest[:at_once], final=len(rest) <= at_once):
+            found.append(bytes(rest[at:end]))
+            at = end
+        rest = rest[at:]
     return found
 
 
