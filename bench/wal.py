@@ -143,10 +143,8 @@ def _backrest(
         (status / f"{name}.done").rename(status / f"{name}.ready")
     line = " ".join([*base, "--no-archive-async", "archive-push", "%p"])
     yield timed(BACKREST, PUSH, place, source.data_dir, line, names, {}, "pg_wal/%f")
-    # What is stored already is not stored again.
-    machine.run([*base, "stop"])
-    machine.run([*base, "--force", "stanza-delete"])
-    machine.run([*base, "start"])
+    # What is stored already is not stored again; a deleted stanza leaves folders in SeaweedFS, which it then refuses.
+    base = [*base, f"--repo1-path={'/second' if place == 'S3' else work / 'pgbackrest' / 'second'}"]
     machine.run([*base, "stanza-create"])
     line = " ".join([*base, "--archive-async", "archive-push", "%p"])
     yield timed(BACKREST, PUSH_AHEAD, place, source.data_dir, line, names, {}, "pg_wal/%f")
