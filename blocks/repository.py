@@ -11,6 +11,16 @@ from pydantic import Field, SecretStr
 from pgproof.errors import PreconditionError
 from pgproof.model.config import BackupConfig, BackupMethod, ChangeDetection
 
+_RULES = (
+    "keep_last",
+    "keep_hours",
+    "keep_daily",
+    "keep_weekly",
+    "keep_monthly",
+    "keep_at_least",
+    "pitr_days",
+)
+
 
 class BackupRepository(Block):
     """
@@ -33,7 +43,14 @@ class BackupRepository(Block):
         passphrase_file: File on the worker that holds the passphrase.
         compression: Whether frames are compressed.
         compression_level: Level of zstd.
-        retention_days: How long backups are kept.
+        retention_days: For how many days backups are kept.
+        keep_last: How many of the newest backups are kept.
+        keep_hours: For how many hours every backup is kept.
+        keep_daily: For how many days one backup of each is kept.
+        keep_weekly: For how many weeks one backup of each is kept.
+        keep_monthly: For how many months one backup of each is kept.
+        keep_at_least: How many good backups are kept in any case.
+        pitr_days: How far back every moment can be restored.
         max_rate: Limit for the server's sending.
         fast_checkpoint: Whether the server starts the backup with an immediate checkpoint.
         change_detection: How backups that build on others find what changed.
@@ -101,7 +118,29 @@ class BackupRepository(Block):
     compression_level: int = Field(
         default=3, ge=1, le=19, description="Level of zstd, from 1 (fast) to 19 (small)."
     )
-    retention_days: int = Field(default=30, ge=0, description="For how many days backups are kept.")
+    retention_days: int | None = Field(
+        default=None,
+        ge=0,
+        description="Backups so many days old stay. Where neither this nor a number of backups or periods is given, those "
+        "of 24 hours stay, and one for each of 30 days, 52 weeks and 84 months.",
+    )
+    keep_last: int | None = Field(default=None, ge=1, description="The newest so many backups stay.")
+    keep_hours: int | None = Field(default=None, ge=0, description="Every backup of so many hours stays.")
+    keep_daily: int | None = Field(
+        default=None, ge=0, description="One backup for each of so many days stays."
+    )
+    keep_weekly: int | None = Field(
+        default=None, ge=0, description="One backup for each of so many weeks stays."
+    )
+    keep_monthly: int | None = Field(
+        default=None, ge=0, description="One backup for each of so many months stays."
+    )
+    keep_at_least: int | None = Field(
+        default=None, ge=1, description="So many good backups stay whatever the rules say (2)."
+    )
+    pitr_days: int | None = Field(
+        default=None, ge=0, description="For how many days every moment can be restored (7)."
+    )
     max_rate: int | None = Field(
         default=None,
         ge=32,
@@ -169,6 +208,7 @@ class BackupRepository(Block):
             compression=self.compression,
             compression_level=self.compression_level,
             retention_days=self.retention_days,
+            **{name: getattr(self, name) for name in _RULES},
             max_rate=self.max_rate,
             fast_checkpoint=self.fast_checkpoint,
             change_detection=ChangeDetection(self.change_detection),
@@ -205,6 +245,7 @@ class BackupRepository(Block):
                 "compression": config.compression,
                 "compression_level": config.compression_level,
                 "retention_days": config.retention_days,
+                **{name: getattr(config, name) for name in _RULES},
                 "max_rate": config.max_rate,
                 "fast_checkpoint": config.fast_checkpoint,
                 "change_detection": str(config.change_detection),

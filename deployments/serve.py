@@ -1,4 +1,4 @@
-"""The single-host variant: one process schedules and runs both flows, without work pool or worker.
+"""The single-host variant: one process schedules and runs the flows, without work pool or worker.
 
     PREFECT_API_URL=http://127.0.0.1:4200/api python deployments/serve.py
 
@@ -17,6 +17,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.schedules import Cron
 
 from flows.backup import backup
+from flows.cleanup import cleanup
 from flows.verify import verify
 
 
@@ -52,6 +53,14 @@ def main() -> None:
                 Cron("30 4 * * 1-6", timezone="UTC", slug="start"),
                 Cron("30 4 * * 0", timezone="UTC", slug="full", parameters={"level": "full"}),
             ],
+            concurrency_limit=1,
+        ),
+        RunnerDeployment.from_flow(
+            cleanup,
+            "served-weekly",
+            tags=["pgproof", "cleanup"],
+            parameters={"repository": "main"},
+            schedules=[Cron("0 3 * * 0", timezone="UTC", slug="sunday")],
             concurrency_limit=1,
         ),
         limit=2,

@@ -17,11 +17,15 @@ from pgproof.waiting import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
+    from pgproof.actions.cleanup import PreparedCleanup
     from pgproof.actions.init_repository import InitReport
+    from pgproof.actions.keep import KeepReport
     from pgproof.actions.mirror import MirrorReport
     from pgproof.actions.restore_point import RestorePoint
     from pgproof.actions.statistics import RepositoryStats
+    from pgproof.model.cleanup_report import CleanupReport
     from pgproof.model.source_fingerprint import SourceFingerprint
     from pgproof.model.wal_status import WalLimits, WalStatus
     from pgproof.model.wal_stream import StreamOptions, StreamReport
@@ -146,6 +150,39 @@ class BackupManager:
         from pgproof.actions.statistics import statistics
 
         return await in_thread(lambda _job: statistics(self.config))
+
+    async def plan_cleanup(self, *, progress: ProgressCallback = no_progress) -> PreparedCleanup:
+        """Which backups would be removed and why, and what that would free; nothing is changed."""
+        from pgproof.actions.cleanup import prepare_cleanup
+
+        return await in_thread(lambda job: prepare_cleanup(self.config, job), progress)
+
+    async def cleanup(
+        self,
+        prepared: PreparedCleanup | None = None,
+        *,
+        approved: bool = False,
+        progress: ProgressCallback = no_progress,
+    ) -> CleanupReport:
+        """Remove the backups that no rule keeps, and what nobody names any more; by default by a plan made now.
+
+        A plan that takes more than half of what the backups have stored raises PreconditionError unless `approved`.
+        """
+        from pgproof.actions.cleanup import cleanup
+
+        return await in_thread(lambda job: cleanup(self.config, prepared, approved, job), progress)
+
+    async def keep_backup(self, backup_id: str, until: datetime | None = None, why: str = "") -> KeepReport:
+        """Pin a backup: no cleanup removes it before `until` (None: ever). A naive time is local time."""
+        from pgproof.actions.keep import keep_backup
+
+        return await in_thread(lambda _job: keep_backup(self.config, backup_id, until, why))
+
+    async def release_backup(self, backup_id: str) -> KeepReport:
+        """Take the pin of a backup away."""
+        from pgproof.actions.keep import release_backup
+
+        return await in_thread(lambda _job: release_backup(self.config, backup_id))
 
     async def push_wal(self, path: str | Path) -> int:
         """Store a file of pg_wal, as archive_command does; it is durable when this returns the bytes stored now."""

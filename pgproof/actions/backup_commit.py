@@ -11,6 +11,7 @@ from pgproof.errors import ConflictError
 from pgproof.failpoints import failpoint
 from pgproof.model.job import Job
 from pgproof.model.manifest import Manifest
+from pgproof.repository.condemned import refuse_condemned
 from pgproof.repository.integrity import check_objects
 from pgproof.repository.leases import Lease
 from pgproof.repository.repository import Repository
@@ -38,12 +39,14 @@ def commit(repository: Repository, lease: Lease, manifest: Manifest, job: Job) -
     """Make the backup exist. Raises ConflictError if what it names is gone, or the lease is lost."""
     job.report("committing")
     lease.check()
-    # At the last moment before it is told.
+    # In this order, at the last moment before it is told: a collection's mark that is gone has done its work.
+    refuse_condemned(repository, manifest)
+    failpoint("backup.uncondemned")
     _text, missing = check_objects(repository, manifest, job)
     if missing:
         raise ConflictError(
             "objects of this backup are gone from the repository",
-            hint="something else deletes here; find it, then take the backup again",
+            hint="a cleanup or somebody else has removed them: take the backup again",
             missing="; ".join(missing[:3]),
         )
     failpoint("backup.checked")

@@ -184,7 +184,7 @@ def backup_table(backups: list[BackupInfo], now: datetime) -> Table:
                 info.backup_id,
                 str(info.type),
                 info.method,
-                status_words(info),
+                status_words(info, now),
                 text.when(info.finished_at, now),
                 text.duration(info.seconds),
                 text.size(info.size_bytes),
@@ -197,11 +197,12 @@ def backup_table(backups: list[BackupInfo], now: datetime) -> Table:
     )
 
 
-def status_words(info: BackupInfo) -> str:
-    """The status, and of two copies the only one that has it."""
+def status_words(info: BackupInfo, now: datetime) -> str:
+    """The status, of two copies the only one that has it, and whether it is pinned."""
     kinds = {finding.kind for finding in info.findings}
+    pinned = ["pinned"] if info.pinned_until is not None and now < info.pinned_until else []
     where = [kind.replace("-", " ") for kind in ("local-only", "mirror-only") if kind in kinds]
-    return ", ".join([info.status, *where])
+    return ", ".join([info.status, *where, *pinned])
 
 
 def verified_words(summary: VerificationSummary | None, now: datetime) -> str:

@@ -1,8 +1,8 @@
 """From command line, environment and configuration file to the engine's two configurations.
 
 Precedence: command line, environment, file, defaults. A layer that names a repository (or a
-passphrase) replaces what the layers below it said about that, so that `--repository` is never
-overruled by a forgotten variable.
+passphrase, or a rule of retention) replaces what the layers below it said about that, so that
+`--repository` is never overruled by a forgotten variable.
 """
 
 from __future__ import annotations
@@ -32,12 +32,20 @@ VARIABLES = {
     "BACKUP_COMPRESSION": "compression",
     "BACKUP_ENCRYPTION": "encryption",
     "BACKUP_RETENTION_DAYS": "retention_days",
+    "BACKUP_KEEP_LAST": "keep_last",
+    "BACKUP_KEEP_HOURS": "keep_hours",
+    "BACKUP_KEEP_DAILY": "keep_daily",
+    "BACKUP_KEEP_WEEKLY": "keep_weekly",
+    "BACKUP_KEEP_MONTHLY": "keep_monthly",
+    "BACKUP_KEEP_AT_LEAST": "keep_at_least",
+    "BACKUP_PITR_DAYS": "pitr_days",
     "BACKUP_CHANGE_DETECTION": "change_detection",
     "BACKUP_STANDBY": "standby",
     "BACKUP_METHOD": "method",
 }
 _PLACE = frozenset({"repository_url", "backup_dir", "s3_bucket"})
 _PASSPHRASE = frozenset({"passphrase", "passphrase_file"})
+_RULES = frozenset({"retention_days", "keep_last", "keep_hours", "keep_daily", "keep_weekly", "keep_monthly"})
 _SECRETS = {"postgres": {"password", "sslpassword"}, "backup": {"passphrase", "s3_secret_access_key"}}
 
 
@@ -110,8 +118,9 @@ def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
         given = {key: value for key, value in layer.items() if value is not None}
         if _PASSPHRASE & given.keys():
             merged = {key: value for key, value in merged.items() if key not in _PASSPHRASE}
-        if _PLACE & given.keys():
-            merged = {key: value for key, value in merged.items() if key not in _PLACE}
+        for group in (_PLACE, _RULES):
+            if group & given.keys():
+                merged = {key: value for key, value in merged.items() if key not in group}
         merged |= given
     return merged
 
@@ -156,6 +165,14 @@ def _backup(args: argparse.Namespace, environ: Mapping[str, str], table: Mapping
                 "databases",
                 "tables",
                 "exclude_tables",
+                "retention_days",
+                "keep_last",
+                "keep_hours",
+                "keep_daily",
+                "keep_weekly",
+                "keep_monthly",
+                "keep_at_least",
+                "pitr_days",
                 "bin_dir",
                 "encryption",
                 "passphrase",

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from pgproof.errors import PreconditionError
+from pgproof.model.retention_policy import RetentionPolicy, policy_of
 
 _CLUSTER_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}\Z")
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -179,6 +180,8 @@ class BackupConfig:
     `method` is how a backup is taken. A logical one is of the `databases` named, by default of all that the role may
     connect to, and with `tables` or without `exclude_tables` (patterns, as pg_dump has them) of a part of their tables;
     naming any of these is asking for a logical one. `dump_jobs` is how many tables are dumped at a time.
+    `retention_days` and `keep_…` say how long backups are kept, and `pitr_days` for how long every moment can be
+    restored (docs/decisions/0014-retention.md); without any, 24 hours, 30 days, 52 weeks and 84 months.
     """
 
     backup_dir: str | None = None
@@ -186,7 +189,7 @@ class BackupConfig:
     backup_type: BackupType = BackupType.FULL
     compression: bool = True
     encryption: bool = True
-    retention_days: int = 30
+    retention_days: int | None = None
     full_backup_interval: str = "daily"
     incremental_interval: str = "hourly"
     cluster: str = "main"
@@ -213,6 +216,13 @@ class BackupConfig:
     tables: tuple[str, ...] = ()
     exclude_tables: tuple[str, ...] = ()
     dump_jobs: int = 2
+    keep_last: int | None = None
+    keep_hours: int | None = None
+    keep_daily: int | None = None
+    keep_weekly: int | None = None
+    keep_monthly: int | None = None
+    keep_at_least: int | None = None
+    pitr_days: int | None = None
 
     def __post_init__(self) -> None:
         if not _CLUSTER_NAME.match(self.cluster):
@@ -246,11 +256,25 @@ class BackupConfig:
             )
         if any("\0" in name or not name for name in (*self.databases, *self.tables, *self.exclude_tables)):
             raise PreconditionError("a name is empty or has a zero byte", hint="correct the name")
+        _ = self.retention  # what is no rule is refused now, and not when it would be used
         if self.standby and self.logical_only:
             raise PreconditionError(
                 "a logical backup is taken from one server",
                 hint="connect to the standby itself, and leave out --from-standby",
             )
+
+    @property
+    def retention(self) -> RetentionPolicy:
+        return policy_of(
+            days=self.retention_days,
+            last=self.keep_last,
+            hours=self.keep_hours,
+            daily=self.keep_daily,
+            weekly=self.keep_weekly,
+            monthly=self.keep_monthly,
+            at_least=self.keep_at_least,
+            pitr_days=self.pitr_days,
+        )
 
     @property
     def selects(self) -> bool:
@@ -305,6 +329,13 @@ class BackupConfig:
             "compression": _switch(environ, "BACKUP_COMPRESSION"),
             "encryption": _switch(environ, "BACKUP_ENCRYPTION"),
             "retention_days": _number(environ, "BACKUP_RETENTION_DAYS"),
+            "keep_last": _number(environ, "BACKUP_KEEP_LAST"),
+            "keep_hours": _number(environ, "BACKUP_KEEP_HOURS"),
+            "keep_daily": _number(environ, "BACKUP_KEEP_DAILY"),
+            "keep_weekly": _number(environ, "BACKUP_KEEP_WEEKLY"),
+            "keep_monthly": _number(environ, "BACKUP_KEEP_MONTHLY"),
+            "keep_at_least": _number(environ, "BACKUP_KEEP_AT_LEAST"),
+            "pitr_days": _number(environ, "BACKUP_PITR_DAYS"),
             "standby": environ.get("BACKUP_STANDBY") or None,
             "change_detection": _change_detection(environ.get("BACKUP_CHANGE_DETECTION", "").strip() or None),
             "method": _method(environ.get("BACKUP_METHOD", "").strip() or None),
@@ -391,6 +422,6 @@ def _number(environ: Mapping[str, str], name: str) -> int | None:
     text = environ.get(name, "").strip()
     if not text:
         return None
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         return int(text)
     raise PreconditionError("a setting is not a number", hint=f"set {name} to a whole number", value=text)

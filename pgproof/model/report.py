@@ -35,6 +35,11 @@ class VerificationSummary:
     at: datetime
     ok: bool
 
+    @property
+    def proven(self) -> bool:
+        """Whether the backup was really restored and started."""
+        return self.ok and self.level.includes(VerifyLevel.START)
+
 
 @dataclass(frozen=True, slots=True)
 class BackupInfo:
@@ -63,9 +68,7 @@ class BackupInfo:
     @property
     def proven(self) -> bool:
         """Whether it was really restored and started, and nothing worse was found since."""
-        return (
-            self.verified is not None and self.verified.ok and self.verified.level.includes(VerifyLevel.START)
-        )
+        return self.verified is not None and self.verified.proven
 
     @property
     def size_mb(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,11 +12,13 @@ from pgproof.errors import DataError, PreconditionError
 from pgproof.model.config import BackupType, VerifyLevel
 from pgproof.model.lsn import Lsn
 from pgproof.model.manifest import LOGICAL, Manifest, is_backup_id
+from pgproof.model.pin import FOR_GOOD
 from pgproof.model.recovery_target import RecoveryTarget, TargetKind
 from pgproof.model.report import BackupInfo, Finding, VerificationReport, VerificationSummary
 from pgproof.model.source_fingerprint import SourceFingerprint
 from pgproof.repository.bucket import Bucket
 from pgproof.repository.layout import ClusterLayout
+from pgproof.repository.pins import read_pin
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
 
@@ -23,6 +26,7 @@ from pgproof.repository.sealing import Kind
 def list_backups(repository: Repository, backup_type: BackupType | None = None) -> list[BackupInfo]:
     """Every committed backup, oldest first, with its best verification."""
     verifications: dict[str, list[str]] = {}
+    pins: dict[str, list[str]] = {}
     committed: list[str] = []
     prefix = repository.layout.backups
     for info in repository.bucket.list(prefix):
@@ -33,6 +37,8 @@ def list_backups(repository: Repository, backup_type: BackupType | None = None) 
             committed.append(backup_id)
         elif rest.startswith("verified/"):
             verifications.setdefault(backup_id, []).append(info.key)
+        elif rest.startswith("pins/"):
+            pins.setdefault(backup_id, []).append(info.key)
     wanted = [b for b in committed if backup_type is None or f"-{backup_type}-" in b]
 
     def describe(backup_id: str) -> BackupInfo | None:
@@ -43,10 +49,12 @@ def list_backups(repository: Repository, backup_type: BackupType | None = None) 
         if manifest is None:
             return None
         try:
-            return manifest.info(_summary(repository, verifications.get(backup_id, [])))
+            info = manifest.info(_summary(repository, verifications.get(backup_id, [])))
         except DataError as error:
             finding = Finding("damaged-object", str(error).partition("\n")[0])
-            return replace(manifest.info(), findings=(*manifest.findings, finding))
+            info = replace(manifest.info(), findings=(*manifest.findings, finding))
+        pin = read_pin(repository, pins.get(backup_id, []))
+        return info if pin is None else replace(info, pinned_until=pin.until or FOR_GOOD)
 
     # The time is spent waiting for an object store, so a few requests travel together.
     with ThreadPoolExecutor(8, thread_name_prefix="pgproof-list") as pool:
@@ -208,13 +216,28 @@ def _damaged(repository: Repository, backup_id: str, error: DataError) -> Backup
     )
 
 
+def summarise(repository: Repository, keys: list[str]) -> VerificationSummary | None:
+    """The verification that counts among the reports of a backup; those that cannot be read say nothing here."""
+    found = []
+    for key in sorted(keys):
+        try:
+            report = repository.read_json(Kind.VERIFICATION, key)
+            found.append((_parse_summary(key, report), _refuted(report)))
+        except DataError:
+            continue
+    return _counting(found)
+
+
 def _summary(repository: Repository, keys: list[str]) -> VerificationSummary | None:
+    reports = [(key, repository.read_json(Kind.VERIFICATION, key)) for key in sorted(keys)]
+    return _counting([(_parse_summary(key, report), _refuted(report)) for key, report in reports])
+
+
+def _counting(reports: Iterable[tuple[VerificationSummary, bool]]) -> VerificationSummary | None:
     """The newest failed verification since the best passed one, else that best one; one that refuted it for ever."""
     best: VerificationSummary | None = None
-    for key in sorted(keys):
-        report = repository.read_json(Kind.VERIFICATION, key)
-        found = _parse_summary(key, report)
-        if _refuted(report):
+    for found, refuted in reports:
+        if refuted:
             return found
         if best is None or not found.ok or not best.ok or found.level.includes(best.level):
             best = found

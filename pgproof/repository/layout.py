@@ -33,6 +33,8 @@ class ClusterLayout:
         self.maps = f"{self.root}maps"
         self.wal = f"{self.root}wal/"
         self.fingerprints = f"{self.root}fingerprints/"
+        self.condemned = f"{self.root}condemned/"
+        self.cleanups = f"{self.root}cleanups/"
 
     def intent(self, backup_id: str) -> str:
         return f"{self.backups}{backup_id}/intent"
@@ -45,6 +47,15 @@ class ClusterLayout:
 
     def fingerprint(self, lsn: Lsn, at: datetime) -> str:
         return f"{self.fingerprints}{lsn.value:016X}-{at:%Y%m%dT%H%M%S%fZ}"
+
+    def pins(self, backup_id: str) -> str:
+        return f"{self.backups}{backup_id}/pins/"
+
+    def pin(self, backup_id: str, at: datetime) -> str:
+        return f"{self.pins(backup_id)}{at:%Y%m%dT%H%M%S%fZ}"
+
+    def cleanup(self, at: datetime) -> str:
+        return f"{self.cleanups}{at:%Y%m%dT%H%M%S%fZ}"
 
     def verifications(self, backup_id: str) -> str:
         return f"{self.backups}{backup_id}/verified/"

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgproof.errors import ConflictError, DataError, EngineError, TransientError
+from pgproof.errors import ConflictError, DataError, EngineError
 from pgproof.failpoints import failpoint
 from pgproof.repository.bucket import ObjectInfo
 from pgproof.repository.layout import is_number
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
+from pgproof.repository.store_clock import CLOCK, store_now
 
 TTL_SECONDS = 120
 BEAT_SECONDS = 30
-_CLOCK = "clock-"
 
 
 @dataclass
@@ -108,7 +108,7 @@ def _acquire(repository: Repository, prefix: str, purpose: str, nonce: str) -> i
     failpoint("lease.won")
     made = now[epoch][0].modified
     for info in listed:
-        stale_clock = _CLOCK in info.key and (made - info.modified).total_seconds() > TTL_SECONDS
+        stale_clock = CLOCK in info.key and (made - info.modified).total_seconds() > TTL_SECONDS
         if stale_clock or 0 < _epoch_of(info.key, prefix) < epoch:
             bucket.delete(info.key)
     return epoch
@@ -130,7 +130,7 @@ def _refuse_if_alive(
     if _proven_dead(holder):
         return
     newest = max(info.modified for info in objects)
-    age = (_store_now(repository, prefix) - newest.timestamp()) if objects else 0.0
+    age = (store_now(repository.bucket, prefix).timestamp() - newest.timestamp()) if objects else 0.0
     if age > TTL_SECONDS:
         return
     raise ConflictError(
@@ -140,21 +140,6 @@ def _refuse_if_alive(
         pid=holder.get("pid"),
         last_sign_of_life=f"{max(age, 0):.0f} s ago",
     )
-
-
-def _store_now(repository: Repository, prefix: str) -> float:
-    """The store's clock, read off an object made for it."""
-    key = f"{prefix}{_CLOCK}{secrets.token_hex(8)}"
-    # Nobody else makes this name: where it exists already, the store took our create twice.
-    with contextlib.suppress(ConflictError):
-        repository.bucket.create(key, b"")
-    try:
-        info = repository.bucket.head(key)
-    finally:
-        repository.bucket.delete(key)
-    if info is None:
-        raise TransientError("the store lost an object that was just made", key=key)
-    return info.modified.timestamp()
 
 
 def _beat(lease: Lease, done: threading.Event) -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from pgproof.errors import ConflictError, DataError, EngineError, PreconditionError
+from pgproof.errors import ConflictError, DataError, EngineError, PreconditionError, TransientError
 from pgproof.failpoints import failpoint
 from pgproof.model.filemap import numbers_of
 from pgproof.model.job import Job
@@ -16,7 +16,9 @@ from pgproof.model.wal_names import is_part_name
 from pgproof.repository import layout
 from pgproof.repository.bucket import Bucket, ObjectInfo
 from pgproof.repository.catalog import committed_ids
+from pgproof.repository.condemned import refuse_condemned
 from pgproof.repository.escape_hatch import ensure_restore_script
+from pgproof.repository.integrity import check_objects
 from pgproof.repository.layout import ClusterLayout
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import object_name
@@ -80,17 +82,27 @@ class _Copying:
         missing = set(committed_ids(source, names)) - set(committed_ids(self._mirror, names))
         for number, backup_id in enumerate(sorted(missing)):
             self._job.report("mirroring", number, len(missing))
-            manifest = self._repository.read_manifest(backup_id)
-            if manifest is not None:
-                self._backup(manifest)
-                self._copied.backups.append(backup_id)
-        self._lacking(info.key for info in source.list(names.backups) if "/verified/" in info.key)
+            try:
+                manifest = self._repository.read_manifest(backup_id)
+                if manifest is not None:
+                    self._backup(manifest)
+                    self._copied.backups.append(backup_id)
+            except DataError:
+                # A cleanup has removed it meanwhile; otherwise it is damaged.
+                if source.head(names.manifest(backup_id)) is not None:
+                    raise
+        committed = set(committed_ids(self._mirror, names))
+        kept = [info.key for info in source.list(names.backups) if _goes_along(info.key, names, committed)]
+        self._lacking(kept)
         self._lacking(info.key for info in source.list(names.fingerprints))
         self._wal()
         return self._copied
 
     def _backup(self, manifest: Manifest) -> None:
         names = self._repository.layout
+        # As a run does: a cleanup of the mirror sees that somebody is at work.
+        self._lacking([names.intent(manifest.backup_id)])
+        failpoint("mirror.intended")
         for owner, bitmap in manifest.packs.items():
             there = {info.key for info in self._mirror.list(names.packs_of(owner))}
             packs = self._repository.pack_objects(owner)
@@ -99,14 +111,26 @@ class _Copying:
         self._lacking(
             [
                 names.cluster,
-                names.intent(manifest.backup_id),
                 *(names.segment(segment) for segment in manifest.wal_segments),
                 *(names.map(ref.hash) for ref in manifest.maps),
             ]
         )
+        self._refuse_removed(manifest)
         failpoint("mirror.committing")
         self._copy([names.manifest(manifest.backup_id)])
         failpoint("mirror.committed")
+
+    def _refuse_removed(self, manifest: Manifest) -> None:
+        """As before a commit (docs/decisions/0014-retention.md): look for marks, then whether all is there."""
+        there = Repository(self._mirror, self._repository.key, self._repository.cluster)
+        refuse_condemned(there, manifest)
+        _text, missing = check_objects(there, manifest, self._job)
+        if missing:
+            raise TransientError(
+                "objects were removed from the mirror while they were copied",
+                hint="a cleanup ran: copy again with `pgproof mirror`",
+                missing="; ".join(missing[:3]),
+            )
 
     def _wal(self) -> None:
         """What was pushed or streamed since, history files first. Parts of segments that are still open are not
@@ -159,6 +183,12 @@ class _Copying:
                 ) from error
         failpoint("mirror.copied")
         return len(data)
+
+
+def _goes_along(key: str, names: ClusterLayout, committed: set[str]) -> bool:
+    """Reports and pins of backups that the mirror has."""
+    backup_id, _slash, name = key.removeprefix(names.backups).partition("/")
+    return backup_id in committed and name.startswith(("verified/", "pins/"))
 
 
 def _pack(packs: dict[int, ObjectInfo], number: int, names: ClusterLayout, owner: str) -> str:

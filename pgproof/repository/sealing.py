@@ -47,6 +47,9 @@ class Kind(IntEnum):
     HISTORY = 9
     WAL_NOTE = 10
     FINGERPRINT = 11
+    PIN = 12
+    CONDEMNED = 13
+    CLEANUP = 14
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,8 @@ def test_the_variables_are_those_the_engine_reads(variable: str) -> None:
     value = {
         "BACKUP_COMPRESSION": "off",
         "BACKUP_ENCRYPTION": "off",
-        "BACKUP_RETENTION_DAYS": "7",
+        "BACKUP_RETENTION_DAYS": "9",
+        **{name: "5" for name in VARIABLES if "_KEEP_" in name or name == "BACKUP_PITR_DAYS"},
         "BACKUP_CHANGE_DETECTION": "summaries",
         "BACKUP_METHOD": "logical",
     }.get(variable, "value")

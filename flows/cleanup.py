@@ -1,0 +1,100 @@
+"""Remove the backups that no rule keeps, with a plan that says why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow, runtime, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from prefect.tasks import exponential_backoff
+
+from flows.support.cleanup_reports import cleanup_message, cleanup_report, plan_report
+from flows.support.engine import run_engine, worth_retrying
+from flows.support.lateness import reason_to_skip
+from flows.support.publishing import publish_event, publish_report
+from flows.support.settings import backup_manager
+from pgproof.model.cleanup_report import CleanupPlan, CleanupReport
+
+
+def _run_name() -> str:
+    parameters = runtime.flow_run.parameters
+    return f"{parameters['repository'] or 'environment'}-{'plan' if parameters['plan_only'] else 'cleanup'}"
+
+
+@task(
+    task_run_name="plan-cleanup",
+    retries=3,
+    retry_delay_seconds=exponential_backoff(backoff_factor=10),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=worth_retrying,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def plan_cleanup(repository: str) -> CleanupPlan:
+    manager = backup_manager("", repository)
+    return run_engine(lambda progress: manager.plan_cleanup(progress=progress)).plan
+
+
+@task(
+    task_run_name="remove",
+    retries=3,
+    retry_delay_seconds=exponential_backoff(backoff_factor=10),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=worth_retrying,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def remove(repository: str, approved: bool) -> CleanupReport:
+    """By a plan of its own: a repetition must not go by what was seen before a broken attempt."""
+    manager = backup_manager("", repository)
+    return run_engine(lambda progress: manager.cleanup(approved=approved, progress=progress))
+
+
+@flow(name="cleanup", flow_run_name=_run_name, result_serializer="json", validate_parameters=True)
+def cleanup(
+    repository: str = "main",
+    plan_only: bool = False,
+    approved: bool = False,
+    max_lateness_hours: float = 24,
+) -> dict[str, Any] | State[Any]:
+    """Remove old backups as the repository block says, and what nobody needs any more.
+
+    Args:
+        repository: Name of the Backup Repository block; empty for the worker's BACKUP_* environment.
+        plan_only: Only publish the plan.
+        approved: Go on although more than half of what the backups have stored would be removed.
+        max_lateness_hours: Skip a scheduled run that starts later than this; 0 never skips for age.
+
+    Returns:
+        The plan's or the report's JSON description, or a state named Skipped, NeedsApproval or CleanupIncomplete.
+    """
+    if reason := reason_to_skip(max_lateness_hours):
+        return Completed(name="Skipped", message=f"nothing was removed: {reason}")
+    plan = plan_cleanup(repository)
+    publish_report(
+        "cleanup-plan", plan.cluster, plan_report(plan), f"{len(plan.retention.removed)} to remove"
+    )
+    if plan_only:
+        return plan.to_json()
+    if plan.large and not approved:
+        return Failed(
+            name="NeedsApproval",
+            message="more than half of what the backups have stored would be removed; if the plan is right, "
+            "run this again with approved=true",
+        )
+    report = remove(repository, approved)
+    publish_report("cleanup", plan.cluster, cleanup_report(report), cleanup_message(report))
+    if not report.ok:
+        return Failed(name="CleanupIncomplete", message=cleanup_message(report))
+    publish_event(
+        "pgproof.cleanup.completed",
+        plan.cluster,
+        {"removed": list(report.removed), "freed_bytes": report.freed_bytes},
+    )
+    return report.to_json()
+
+
+if __name__ == "__main__":
+    cleanup()
