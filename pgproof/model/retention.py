@@ -155,6 +155,9 @@ class _Group:
                 self._keep(each, f"Object Lock holds it until {each.locked_until:%Y-%m-%d %H:%M} UTC")
         readable = [each for each in self.backups if each.readable]
         self._newest(readable, "newest: the next backup builds on it")
+        past = [each for each in readable if each.youngest <= self.now + CLOCK_SLACK]
+        if past:
+            self._keep(max(past, key=_youngest), "the others' ages count back from it")
         full = [each for each in readable if each.type is BackupType.FULL]
         self._newest(full, "newest full: the next differential builds on it")
         good = [each for each in readable if each.good]
@@ -227,3 +230,7 @@ class _Group:
 
 def _order(candidate: Candidate) -> str:
     return candidate.backup_id
+
+
+def _youngest(candidate: Candidate) -> tuple[datetime, str]:
+    return candidate.youngest, candidate.backup_id
