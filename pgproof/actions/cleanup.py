@@ -8,6 +8,7 @@ from __future__ import annotations
 import getpass
 import logging
 import os
+import secrets
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -198,7 +199,7 @@ def _record(copy: Survey, report: CleanupReport, at: datetime) -> None:
     failpoint("cleanup.recording")
     copy.repository.create_json(
         Kind.CLEANUP,
-        copy.repository.layout.cleanup(at),
+        copy.repository.layout.cleanup(at, secrets.token_hex(6)),
         {
             "format": 1,
             "at": at.isoformat(),

@@ -51,6 +51,12 @@ class Candidate:
         """When it was taken, by the clock that makes it youngest."""
         return max(self.finished_at, self.stored_at, self.begun_by_id)
 
+    @property
+    def told_at(self) -> datetime:
+        """The time that decides about its day, week and month: that of who took it, which is the same in every copy, unless
+        by that it ended before it began. Then that clock went back."""
+        return self.stored_at if self.finished_at < self.begun_by_id else self.finished_at
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -200,28 +206,27 @@ class _Group:
                 against.append(f"older than {policy.hours} hours")
             self.against[each.backup_id] = against
         if policy.by_calendar:
-            self._periods(readable, reference)
+            self._periods([each for each in readable if each.youngest <= self.now + CLOCK_SLACK], reference)
 
-    def _periods(self, readable: Sequence[Candidate], reference: datetime) -> None:
+    def _periods(self, past: Sequence[Candidate], reference: datetime) -> None:
         counts = {
             Period.DAY: self.policy.daily,
             Period.WEEK: self.policy.weekly,
             Period.MONTH: self.policy.monthly,
         }
-        # The clock of who took it: it alone is the same in every copy of the repository.
-        times = [each.finished_at for each in readable]
-        better = [each.good for each in readable]
+        times = [each.told_at for each in past]
+        better = [each.good for each in past]
         stands_for: dict[int, dict[Period, int]] = {}
         for period, count in counts.items():
             for number, chosen in stand_ins(times, better, reference, period, count).items():
                 stands_for.setdefault(number, {})[period] = chosen
-        for number, each in enumerate(readable):
+        for number, each in enumerate(past):
             others = []
             for period, chosen in stands_for.get(number, {}).items():
                 if chosen == number:
                     self._keep(each, f"stands for its {period}")
                 else:
-                    others.append(f"{readable[chosen].backup_id} stands for its {period}")
+                    others.append(f"{past[chosen].backup_id} stands for its {period}")
             longest = max((p for p, count in counts.items() if count), key=list(Period).index)
             self.against[each.backup_id].append(
                 others[0] if others else f"older than {counts[longest]} {longest}s"

@@ -54,8 +54,8 @@ class ClusterLayout:
     def pin(self, backup_id: str, at: datetime) -> str:
         return f"{self.pins(backup_id)}{at:%Y%m%dT%H%M%S%fZ}"
 
-    def cleanup(self, at: datetime) -> str:
-        return f"{self.cleanups}{at:%Y%m%dT%H%M%S%fZ}"
+    def cleanup(self, at: datetime, nonce: str) -> str:
+        return f"{self.cleanups}{at:%Y%m%dT%H%M%S%fZ}-{nonce}"
 
     def verifications(self, backup_id: str) -> str:
         return f"{self.backups}{backup_id}/verified/"
