@@ -146,8 +146,8 @@ def _check_group(group: list[Candidate], policy: RetentionPolicy, now: datetime,
     last(good or group, "one of the least number", policy.at_least)
     if policy.last:
         last(group, "one of the last", policy.last)
-    past = [each for each in group if each.youngest <= now]
-    newest = max((each.youngest for each in past), default=now)
+    past = [each for each in group if each.youngest <= now + CLOCK_SLACK]
+    newest = min(now, max((each.youngest for each in past), default=now))
     for each in past:
         age = newest - each.youngest
         if policy.days is not None and age < policy.days * _DAY:

@@ -58,11 +58,12 @@ def prepare_cleanup(config: BackupConfig, job: Job) -> PreparedCleanup:
 def decide(seen: CleanupSurvey, policy: RetentionPolicy, cluster: str) -> PreparedCleanup:
     """Which backups go, and what then may go with them."""
     plan = plan_retention(seen.candidates(), policy, seen.now, seen.window_bases)
+    # What is copied to a mirror and is not in the first copy any more will never be whole there.
     dead = {
         run.backup_id: run
-        for copy in seen.copies
+        for number, copy in enumerate(seen.copies)
         for run in copy.runs.values()
-        if run.backup_id in seen.running and run.dead(seen.newest, copy.now)
+        if run.backup_id in seen.running and (number > 0 or run.dead(seen.newest, copy.now))
     }
     still_needed = _needed(seen, plan, dead)
     withdrawn = frozenset(plan.removed)

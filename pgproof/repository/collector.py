@@ -74,14 +74,14 @@ class Collector:
         self._done = Collected(repository.bucket.location)
         self._end = time.monotonic() + _LONGEST.total_seconds()
         here = [backup_id for backup_id in sorted(self._withdrawn) if backup_id in found.listed.manifests]
-        dead = [run for backup_id, run in sorted(self._dead.items()) if backup_id in found.runs]
         marks = condemn(repository, garbage.condemned(here), self._now())
         try:
             failpoint("cleanup.marked")
             self._look_again()
             failpoint("cleanup.looked")
-            for run in dead:
-                self._give_up(found, run)
+            for backup_id, run in sorted(found.runs.items()):
+                if backup_id in self._dead or backup_id in self._withdrawn:
+                    self._give_up(found, run)
             for backup_id in here:
                 if backup_id in self._withdrawn:
                     self._withdraw(found, backup_id)
@@ -106,7 +106,11 @@ class Collector:
                 self._came(backup_id, self._reader.read(backup_id), copy)
             for backup_id in now.intents.keys() - copy.listed.intents.keys() - now.manifests.keys():
                 info = now.intents[backup_id]
-                self._needed.add_run(self._reader.read_intent(backup_id, info.modified, info.modified))
+                run = self._reader.read_intent(backup_id, info.modified, info.modified)
+                if backup_id in self._withdrawn:
+                    copy.runs[backup_id] = run  # somebody copies it to the mirror just now
+                else:
+                    self._needed.add_run(run)
             for backup_id in self._withdrawn & now.pins.keys():
                 if set(now.pins[backup_id]) == set(copy.listed.pins.get(backup_id, ())):
                     continue
@@ -138,7 +142,8 @@ class Collector:
         """From then on its commit loses; one that has shown life, or has committed, is not touched."""
         repository, backup_id = found.repository, run.backup_id
         signs = [info.modified for info in repository.bucket.list(repository.layout.packs_of(backup_id))]
-        if max(signs, default=run.last_sign) > run.last_sign:
+        ours = found is self._copies[0] and backup_id not in self._withdrawn
+        if ours and max(signs, default=run.last_sign) > run.last_sign:
             self._needed.add_run(run)
             return
         value = {"format": 1, "abandoned": True, "at": self._now().isoformat()}

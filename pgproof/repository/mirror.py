@@ -87,8 +87,8 @@ class _Copying:
                 if manifest is not None:
                     self._backup(manifest)
                     self._copied.backups.append(backup_id)
-            except DataError:
-                # A cleanup has removed it meanwhile; otherwise it is damaged.
+            except (ConflictError, DataError):
+                # A cleanup has removed it meanwhile; otherwise it is damaged, or the mirror holds something else.
                 if source.head(names.manifest(backup_id)) is not None:
                     raise
         committed = set(committed_ids(self._mirror, names))
