@@ -129,7 +129,7 @@ def check(
 
 def _told_at(each: Candidate) -> datetime:
     """A backup cannot end before it began: then the clock of who took it was wrong."""
-    return max(each.finished_at, each.stored_at) if each.finished_at < each.begun_by_id else each.finished_at
+    return each.stored_at if each.finished_at < each.begun_by_id else each.finished_at
 
 
 def _check_group(group: list[Candidate], policy: RetentionPolicy, now: datetime, gone: set[str]) -> None:

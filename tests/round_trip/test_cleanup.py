@@ -1,0 +1,150 @@
+"""Cleanups of real repositories: what stays is whole, starts, and reaches every moment of its window."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from pgproof.model.cleanup_report import CleanupReport
+from pgproof.model.config import BackupType, VerifyLevel
+from pgproof.model.recovery_request import RecoveryRequest
+from pgproof.model.recovery_target import target_from
+from pgproof.model.report import Progress
+from pgproof.recovery import RecoveryManager
+from tests.round_trip.conftest import OpenDoors
+from tests.round_trip.front_doors import FrontDoors
+from tests.round_trip.test_mirror import MIRROR_FIELDS, alone
+from tests.support.postgres import Cluster, ClusterFactory
+from tests.support.s3 import S3Server
+from tests.support.streaming import Streamer, wait_for_flush, written
+
+FULL, INCREMENTAL = BackupType.FULL, BackupType.INCREMENTAL
+NEWEST = {"keep_last": 1, "keep_at_least": 1, "pitr_days": 0}
+
+
+def clean(doors: FrontDoors, **rules: Any) -> CleanupReport:
+    return asyncio.run(doors.manager(**{**NEWEST, **rules}).cleanup(approved=True))
+
+
+def rows(place: Path, major: int = 18) -> int:
+    with Cluster.adopt(place, major) as restored:
+        return int(restored.psql("SELECT count(*) FROM t"))
+
+
+def insert(cluster: Cluster) -> datetime:
+    """One more row, and a moment soon after it."""
+    cluster.psql("INSERT INTO t SELECT max(n) + 1, repeat(md5(random()::text), 40) FROM t")
+    return datetime.fromisoformat(cluster.psql("SELECT clock_timestamp() FROM pg_sleep(0.01)"))
+
+
+@pytest.mark.parametrize("store", ["local", "s3"])
+def test_what_stays_restores_and_reaches_its_window(
+    store: str, cluster_factory: ClusterFactory, front_doors: OpenDoors, work_dir: Path
+) -> None:
+    cluster = cluster_factory(18)
+    cluster.psql("CREATE TABLE t AS SELECT n, repeat(md5(n::text), 40) FROM generate_series(1, 1000) n")
+    doors = front_doors(cluster, store)
+    with Streamer(cluster.config(), doors.config) as streamer:
+        ids, moments = [], []
+        for kind in (FULL, INCREMENTAL, FULL, INCREMENTAL, INCREMENTAL):
+            ids.append(doors.backup(kind).backup_id)
+            moments.append(insert(cluster))
+            insert(cluster)
+            cluster.psql("SELECT pg_switch_wal()")
+        wait_for_flush(cluster, written(cluster))
+        streamer.stop()
+    # A day's window: nothing is so old, so that it begins with the oldest backup.
+    assert clean(doors, pitr_days=1).removed == (ids[1], ids[3])
+    assert doors.backups() == [ids[0], ids[2], ids[4]]
+    target = target_from(time=moments[1])
+    recovery = RecoveryManager(doors.postgres, doors.manager())
+    report = asyncio.run(
+        recovery.restore_cluster("latest", work_dir / "moment", request=RecoveryRequest(target))
+    )
+    assert report.backup_id == ids[0]
+    assert rows(work_dir / "moment") == 1003
+
+    assert clean(doors).removed == (ids[0],)
+    assert doors.backups() == [ids[2], ids[4]]
+    for number, backup_id in ((2, ids[2]), (4, ids[4])):
+        assert doors.verify(backup_id, VerifyLevel.FRAMES).ok
+        place = work_dir / backup_id
+        doors.restore(backup_id, place, request=RecoveryRequest(target_from(backup_end=True)))
+        assert rows(place) == 1000 + 2 * number
+    asyncio.run(
+        recovery.restore_cluster(
+            "latest", work_dir / "after", request=RecoveryRequest(target_from(time=moments[4]))
+        )
+    )
+    assert rows(work_dir / "after") == 1009
+    assert clean(doors).removed == ()
+
+
+def test_a_backup_that_runs_meanwhile_loses_nothing(
+    pg18: Cluster, front_doors: OpenDoors, work_dir: Path
+) -> None:
+    doors = front_doors(pg18)
+    old = [doors.backup(kind).backup_id for kind in (FULL, INCREMENTAL, FULL)]
+    reports: list[CleanupReport] = []
+
+    def meanwhile(progress: Progress) -> None:
+        if progress.phase == "copying" and progress.done and not reports:
+            reports.append(clean(doors))
+
+    new = doors.backup(INCREMENTAL, progress=meanwhile).backup_id
+    assert reports[0].removed == tuple(old[:2])
+    assert len(reports[0].plan.running) == 1
+    assert doors.backups() == [old[2], new]
+    assert doors.verify(new, VerifyLevel.START).proven
+
+
+def test_a_mirror_is_cleaned_likewise(
+    pg18: Cluster, s3: S3Server, front_doors: OpenDoors, work_dir: Path
+) -> None:
+    there = s3.backup_config(s3_bucket=s3.make_bucket(f"mirror-{secrets.token_hex(6)}"))
+    doors = front_doors(pg18, **{name: getattr(there, name) for name in MIRROR_FIELDS})
+    first, second, third, last = (doors.backup(kind).backup_id for kind in (FULL, INCREMENTAL, FULL, FULL))
+    asyncio.run(doors.manager().keep_backup(second, why="as it was before the change"))
+    report = clean(doors)
+    assert report.removed == (first, third)
+    assert [copy.removed for copy in report.copies] == [(first, third)] * 2
+    for changes in ({}, alone(doors.config)):
+        assert doors.backups(**changes) == [second, last]
+        assert all(doors.verify(each, VerifyLevel.FRAMES, **changes).ok for each in (second, last))
+    # The pin was made in the directory, and the next copying brings it along.
+    asyncio.run(doors.manager().copy_to_mirror())
+    infos = asyncio.run(doors.manager(**alone(doors.config)).list_backups())
+    assert [info.pinned_until is not None for info in infos] == [True, False]
+
+
+def test_a_bucket_with_object_lock(pg18: Cluster, s3: S3Server, front_doors: OpenDoors) -> None:
+    bucket = f"locked-{secrets.token_hex(6)}"
+    client = boto3.client(
+        "s3",
+        endpoint_url=s3.endpoint,
+        aws_access_key_id=s3.access_key,
+        aws_secret_access_key=s3.secret_key,
+        region_name="us-east-1",
+    )
+    client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
+    client.put_object_lock_configuration(
+        Bucket=bucket,
+        ObjectLockConfiguration={
+            "ObjectLockEnabled": "Enabled",
+            "Rule": {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 3}},
+        },
+    )
+    client.close()
+    there = s3.backup_config(s3_bucket=bucket)
+    doors = front_doors(pg18, backup_dir=None, **{name: getattr(there, name) for name in MIRROR_FIELDS})
+    for _number in range(2):
+        doors.backup()
+    prepared = asyncio.run(doors.manager(**NEWEST).plan_cleanup())
+    assert prepared.plan.retention.removed == ()
+    assert "Object Lock holds it until" in prepared.plan.retention.verdicts[0].reasons[0]
