@@ -100,6 +100,7 @@ def test_bootstrapping_and_deploying_again_changes_nothing(stack: Stack) -> None
             ("often", 1),
             ("table", 0),
             ("wal", 0),
+            ("weekly", 1),
         ]
     )
 
