@@ -44,9 +44,7 @@ class ChainedRun:
 
     def take(self) -> None:
         repository, job = self.repository, Job()
-        described = {"format": 1, "system_identifier": str(SYSTEM_IDENTIFIER), "block_size": PAGE}
-        described |= {"wal_segment_size": SEGMENT_SIZE}
-        repository.create_json(Kind.CLUSTER, repository.layout.cluster, described)
+        repository.create_json(Kind.CLUSTER, repository.layout.cluster, described())
         committed = committed_ids(repository.bucket, repository.layout)
         base = choose_base(repository, committed, self.kind, PAGE)
         kind = self.kind if base is not None else BackupType.FULL
@@ -109,6 +107,16 @@ class ChainedRun:
             maps=stored.maps,
             packs=stored.packs,
         )
+
+
+def described() -> dict[str, Any]:
+    """The record of the made-up cluster."""
+    return {
+        "format": 1,
+        "system_identifier": str(SYSTEM_IDENTIFIER),
+        "block_size": PAGE,
+        "wal_segment_size": SEGMENT_SIZE,
+    }
 
 
 def first_files(random: Random) -> Files:

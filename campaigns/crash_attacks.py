@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from campaigns import crash_cleanup_commands as keeping
 from campaigns import crash_commands as commands
 from campaigns import crash_database_commands as databases
 from campaigns import crash_wal_commands as wal
@@ -34,5 +35,7 @@ ATTACKS: dict[str, type[Attack]] = {
         databases.Rescue,
         databases.RescueFromPhysical,
         wal.WalPush,
+        keeping.Cleanup,
+        keeping.Keep,
     )
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,7 +25,7 @@ class WalBase:
 
 @dataclass(frozen=True)
 class NeededWal:
-    """Segments by their number on each timeline: from the first to the last, or to no end."""
+    """Segments by their number on each timeline: from the first to the last, or to no end; in order, with room between."""
 
     ranges: Mapping[int, Sequence[tuple[int, int | None]]] = field(default_factory=dict)
     everything: bool = False
@@ -32,10 +33,10 @@ class NeededWal:
     def __contains__(self, segment: tuple[int, int]) -> bool:
         """Whether the segment of this timeline and number is needed."""
         timeline, number = segment
-        return self.everything or any(
-            first <= number and (last is None or number <= last)
-            for first, last in self.ranges.get(timeline, ())
-        )
+        known = self.ranges.get(timeline, ())
+        at = bisect_right(known, number, key=lambda each: each[0]) - 1
+        last = known[at][1] if at >= 0 else -1
+        return self.everything or last is None or number <= last
 
 
 def window_bases(

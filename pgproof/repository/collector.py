@@ -63,6 +63,7 @@ class Collector:
         self._copies = copies
         self._reader = reader
         self._needed = needed
+        self._planned = frozenset(withdrawn)
         self._withdrawn = withdrawn
         self._dead = dead
         self._job = job
@@ -191,7 +192,7 @@ class Collector:
                 if not needed.needs_wal(timeline, number, info.modified)
             ],
         )
-        spared = {*self._done.spared, *(self._dead.keys() - gone)}
+        spared = (self._planned - self._withdrawn) | (self._dead.keys() - gone)
         small = []
         for info in garbage.small:
             backup_id = info.key.removeprefix(layout.backups).partition("/")[0]

@@ -470,6 +470,34 @@ def test_both_copies_are_cleaned_and_a_crash_between_them_is_mended(past: Past) 
     assert committed_ids(mirror, past.open().layout) == past.check()
 
 
+def test_what_is_spared_is_spared_in_both_copies(past: Past) -> None:
+    mirror = MemoryBucket(now=past.bucket.now)
+    for bucket in (past.bucket, mirror):
+        bucket.create("keys/0a0b0c0d", b"a slot")
+        bucket.create("repository.json", b"a description")
+    old, *_rest = past.take(FULL, FULL, FULL)
+    copy_missing(past.open(), mirror, Job())
+    mirror.now = past.bucket.now
+    before = {key for key in mirror.objects if old in key}
+
+    def pin(verb: str, key: str) -> None:
+        if (
+            verb == "list"
+            and key.endswith("/backups/")
+            and past.keys("/condemned/")
+            and not past.keys("/pins/")
+        ):
+            with pytest.raises(ConflictError):
+                store_pin(past.open(), old, Pin(None), past.bucket.now)
+
+    here = Hooked(past.bucket, pin)
+    repositories = [Repository(here, KEY, "main", mirror), Repository(mirror, KEY, "main", here)]
+    seen = look_at(repositories, 0, Job(), clock=lambda: past.bucket.now)
+    report = carry_out(decide(seen, NEWEST, "main"), Job(), time.monotonic())
+    assert report.spared == (old,) and old in past.check()
+    assert before <= mirror.objects.keys() and len(before) >= 3
+
+
 def test_copying_to_a_mirror_beside_its_cleanup(past: Past) -> None:
     """A backup that is removed while it is copied: the copy is not told to be there."""
     mirror = MemoryBucket(now=past.bucket.now)
