@@ -5,10 +5,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pgproof.model.lsn import Lsn
 from pgproof.model.timelines import TimelineHistory
+
+# WAL is dated by the store, backups by whichever clock makes them youngest.
+_SLACK = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +54,13 @@ def window_bases(
     that no good backup leads to.
     """
     found: dict[int, WalBase | None] = {}
+    newest = max((each for each in bases if each.good), key=lambda each: each.backup_id, default=None)
     for timeline, at in newest_wal.items():
-        if at < window:
-            continue
         history = histories.get(timeline, TimelineHistory(timeline))
+        # What follows the newest backup is always of the window, whatever the clocks say.
+        leads_on = newest is not None and history.passes(newest.timeline, newest.stop)
+        if at < window - _SLACK and not leads_on:
+            continue
         on_the_way = [each for each in bases if each.good and history.passes(each.timeline, each.stop)]
         on_the_way.sort(key=lambda each: each.backup_id)
         before = [each for each in on_the_way if each.at <= window]

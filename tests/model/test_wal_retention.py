@@ -50,6 +50,10 @@ def test_a_young_repository_keeps_all_from_its_first_backup_on() -> None:
     assert shown(needed([base(1, 20, 3), base(1, 30, 1)], {1: 0}), 1) == list(range(20, 100))
 
 
+def test_what_follows_the_newest_backup_stays_whatever_the_clocks_say() -> None:
+    assert shown(needed([base(1, 20, 3), base(1, 30, -1)], {1: 5}, 0), 1) == list(range(20, 100))
+
+
 def test_over_timelines() -> None:
     """The way to timeline 3 begins with a backup of timeline 1; what 1 wrote after it was left is its own way."""
     kept = [base(1, 30, 8), base(1, 60, 5), base(3, 85, 1)]
