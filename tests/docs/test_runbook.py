@@ -44,8 +44,11 @@ def test_every_command_of_the_runbook_works(cluster_factory: ClusterFactory, wor
     cluster.psql("DELETE FROM precious")
     cluster.psql("DROP DATABASE app")
     cluster.psql("DELETE FROM precious WHERE g <= 5; INSERT INTO precious VALUES (99)", "shop")
+    cluster.psql("SELECT pg_switch_wal()")
+    # Something of the next segment: what it is called is then beyond doubt, and all before it are complete.
+    cluster.psql("SELECT pg_logical_emit_message(true, '', '')")
     names = cluster.psql(
-        "SELECT name FROM pg_ls_waldir() WHERE name < pg_walfile_name(pg_switch_wal()) || '~'"
+        "SELECT name FROM pg_ls_waldir() WHERE name < pg_walfile_name(pg_current_wal_insert_lsn()) ORDER BY name"
     )
     for name in sorted(names.split()):
         push_one(config, cluster.data_dir / "pg_wal" / name)
