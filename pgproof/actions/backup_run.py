@@ -206,7 +206,6 @@ class BackupRun:
     def _on_start(
         self, summaries: BySummaries | None, base: Base | None, audit: Audit | None, started: Started
     ) -> Rebuild | None:
-        self._wal.starts_at(started.lsn)
         if summaries is not None and base is not None:
             return summaries.rebuild_for(base, started)
         if audit is not None and self._base is not None:

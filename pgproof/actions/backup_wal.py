@@ -29,7 +29,7 @@ def wal_writer(
     """Raises TransientError if the stream comes from another cluster than the files do."""
     if identity.system_identifier != facts.system_identifier:
         raise TransientError("two connections reached two different clusters", hint="connect to one server")
-    return WalWriter(repository, identity.timeline, start, segment_size, level, holds=True)
+    return WalWriter(repository, identity.timeline, start, segment_size, level)
 
 
 def wait_for_wal(

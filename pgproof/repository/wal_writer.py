@@ -1,8 +1,4 @@
-"""WAL as it arrives, stored as one object per segment; knows how far it is durable without a hole.
-
-A backup's stream begins before the backup does, whose start the server tells later: the segment that it has ended by
-then is of no use to it, and not stored.
-"""
+"""WAL as it arrives, stored as one object per segment; knows how far it is durable without a hole."""
 
 from __future__ import annotations
 
@@ -25,19 +21,11 @@ _MAX_PENDING = 2
 class WalWriter:
     """Takes WAL in order from the start of a segment; complete segments are stored in the background.
 
-    `write` belongs to one thread; `durable`, `busy`, `check` and `starts_at` may be called from any. With `holds` the last
-    complete segment is held back until `starts_at` says whether it is needed.
+    `write` belongs to one thread; `durable`, `busy` and `check` may be asked from any.
     """
 
     def __init__(
-        self,
-        repository: Repository,
-        timeline: int,
-        start: Lsn,
-        segment_size: int,
-        level: int | None,
-        *,
-        holds: bool = False,
+        self, repository: Repository, timeline: int, start: Lsn, segment_size: int, level: int | None
     ) -> None:
         self._repository = repository
         self._segment = WalSegment.containing(timeline, start, segment_size)
@@ -51,14 +39,11 @@ class WalWriter:
         self._uploader = ThreadPoolExecutor(1, thread_name_prefix="pgproof-wal-store")
         self._durable = start
         self._lock = threading.Lock()
-        self._holds = holds
-        self._held: tuple[WalSegment, PackBuilder] | None = None
-        self._first_needed = start
         self.stored_bytes = 0
 
     @property
     def durable(self) -> Lsn:
-        """Everything below is stored, or not needed; the front moves only over finished segments, in order."""
+        """Everything below is stored; the front moves only over finished segments, in order."""
         with self._lock:
             while self._pending and self._pending[0][0].done() and not self._pending[0][0].exception():
                 future, segment = self._pending.popleft()
@@ -69,14 +54,6 @@ class WalWriter:
     @property
     def busy(self) -> bool:
         return sum(not future.done() for future, _segment in list(self._pending)) >= _MAX_PENDING
-
-    def starts_at(self, lsn: Lsn) -> None:
-        """The backup starts there: what ended before is not needed."""
-        with self._lock:
-            self._holds, self._first_needed = False, lsn
-            if self._held is not None:
-                self._store(*self._held)
-                self._held = None
 
     def check(self) -> None:
         for future, _segment in list(self._pending):
@@ -102,22 +79,9 @@ class WalWriter:
         self._builder.add(make_frame(self._repository.hashes, _PAGE_SIZE, self._level, self._buffer))
         self._buffer = bytearray()
         if self._position == self._segment.end:
-            with self._lock:
-                complete: tuple[WalSegment, PackBuilder] | None = self._segment, self._builder
-                if self._holds:
-                    # Only one: the start may be long in coming, when a checkpoint is spread.
-                    complete, self._held = self._held, complete
-                if complete is not None:
-                    self._store(*complete)
+            future = self._uploader.submit(self._repository.create_wal, self._segment, self._builder)
+            self._pending.append((future, self._segment))
             self._segment, self._builder = self._segment.next(), None
-
-    def _store(self, segment: WalSegment, builder: PackBuilder) -> None:
-        if segment.end <= self._first_needed:
-            future: Future[int] = Future()
-            future.set_result(0)
-        else:
-            future = self._uploader.submit(self._repository.create_wal, segment, builder)
-        self._pending.append((future, segment))
 
     def __enter__(self) -> Self:
         return self

@@ -102,28 +102,3 @@ def test_a_segment_that_is_there_already_is_compared(same: bool) -> None:
             writer.check()
         assert writer.durable == START, "nothing is acknowledged that is not ours"
     assert stored(repository, 7) == first
-
-
-@pytest.mark.parametrize(
-    ("known_after", "starts_at", "kept"), [(1, 8, [8, 9]), (1, 7, [7, 8, 9]), (3, 9, [7, 8, 9])]
-)
-def test_what_ended_before_the_backup_began_is_not_stored(
-    known_after: int, starts_at: int, kept: list[int]
-) -> None:
-    repository = Repository(memory_bucket(), KEY, "main")
-    wal = memoryview(random.Random(3).randbytes(3 * SEGMENT))
-    with WalWriter(repository, 1, START, SEGMENT, 1, holds=True) as writer:
-        for number in range(3):
-            if number == known_after:
-                writer.starts_at(Lsn(starts_at * SEGMENT + 40))
-            at = number * SEGMENT
-            writer.write(START + at, wal[at : at + SEGMENT])
-        if known_after == 3:
-            # A spread checkpoint: all but the last complete one are stored, rather than kept in memory.
-            wait_until(lambda: writer.durable == START + 2 * SEGMENT, "the first two")
-            writer.starts_at(Lsn(starts_at * SEGMENT + 40))
-        wait_until(lambda: writer.durable == START + 3 * SEGMENT, "the front")
-    writer.check()
-    names = sorted(int(info.key[-8:], 16) for info in repository.bucket.list("clusters/main/wal/00000001/"))
-    assert names == kept
-    assert stored(repository, 9) == wal[2 * SEGMENT :]
