@@ -1,4 +1,8 @@
-"""The WAL of a backup: streamed into the repository from before its start until its stop position is stored."""
+"""The WAL of a backup: streamed into the repository from before its start until its stop position is stored.
+
+The segment before its start is of no use to the backup itself. On a quiet server it joins the WAL of the backup before to
+this one's, so that a recovery can begin there if this backup is damaged.
+"""
 
 from __future__ import annotations
 
