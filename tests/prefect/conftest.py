@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -11,6 +12,8 @@ import pytest
 
 # Prefect reads its settings when it is imported, so its home is decided before that.
 _HOME = tempfile.mkdtemp(prefix="pgproof-prefect-")
+# A worker that is given none of these tests has collected them all the same.
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 for _name in [name for name in os.environ if name.startswith("PREFECT_")]:
     del os.environ[_name]
 os.environ |= {"PREFECT_HOME": _HOME, "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
@@ -27,9 +30,3 @@ def prefect_backend() -> Iterator[None]:
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):
         yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _remove_home() -> Iterator[None]:
-    yield
-    shutil.rmtree(_HOME, ignore_errors=True)
