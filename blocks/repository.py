@@ -10,16 +10,7 @@ from pydantic import Field, SecretStr
 
 from pgproof.errors import PreconditionError
 from pgproof.model.config import BackupConfig, BackupMethod, ChangeDetection
-
-_RULES = (
-    "keep_last",
-    "keep_hours",
-    "keep_daily",
-    "keep_weekly",
-    "keep_monthly",
-    "keep_at_least",
-    "pitr_days",
-)
+from pgproof.model.retention_policy import SETTINGS
 
 
 class BackupRepository(Block):
@@ -207,8 +198,7 @@ class BackupRepository(Block):
             passphrase_file=self.passphrase_file or None,
             compression=self.compression,
             compression_level=self.compression_level,
-            retention_days=self.retention_days,
-            **{name: getattr(self, name) for name in _RULES},
+            **{name: getattr(self, name) for name in SETTINGS},
             max_rate=self.max_rate,
             fast_checkpoint=self.fast_checkpoint,
             change_detection=ChangeDetection(self.change_detection),
@@ -244,8 +234,7 @@ class BackupRepository(Block):
                 "passphrase_file": config.passphrase_file,
                 "compression": config.compression,
                 "compression_level": config.compression_level,
-                "retention_days": config.retention_days,
-                **{name: getattr(config, name) for name in _RULES},
+                **{name: getattr(config, name) for name in SETTINGS},
                 "max_rate": config.max_rate,
                 "fast_checkpoint": config.fast_checkpoint,
                 "change_detection": str(config.change_detection),

@@ -17,6 +17,7 @@ from typing import Any
 
 from pgproof.errors import PreconditionError
 from pgproof.model.config import BackupConfig, BackupMethod, BackupType, ChangeDetection, PostgresConfig
+from pgproof.model.retention_policy import RULES, SETTINGS
 
 # The variables BackupConfig.from_env reads; needed apart from it to see what the environment leaves open.
 VARIABLES = {
@@ -45,7 +46,7 @@ VARIABLES = {
 }
 _PLACE = frozenset({"repository_url", "backup_dir", "s3_bucket"})
 _PASSPHRASE = frozenset({"passphrase", "passphrase_file"})
-_RULES = frozenset({"retention_days", "keep_last", "keep_hours", "keep_daily", "keep_weekly", "keep_monthly"})
+_RULES = frozenset(RULES)
 _SECRETS = {"postgres": {"password", "sslpassword"}, "backup": {"passphrase", "s3_secret_access_key"}}
 
 
@@ -165,14 +166,7 @@ def _backup(args: argparse.Namespace, environ: Mapping[str, str], table: Mapping
                 "databases",
                 "tables",
                 "exclude_tables",
-                "retention_days",
-                "keep_last",
-                "keep_hours",
-                "keep_daily",
-                "keep_weekly",
-                "keep_monthly",
-                "keep_at_least",
-                "pitr_days",
+                *SETTINGS,
                 "bin_dir",
                 "encryption",
                 "passphrase",

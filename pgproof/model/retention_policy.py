@@ -7,6 +7,9 @@ from typing import Any
 
 from pgproof.errors import PreconditionError
 
+# What BackupConfig calls the rules that keep backups, and with them the two that no backup is removed against.
+RULES = ("retention_days", "keep_last", "keep_hours", "keep_daily", "keep_weekly", "keep_monthly")
+SETTINGS = (*RULES, "keep_at_least", "pitr_days")
 _PITR_DAYS = 7
 _LONGEST = 100_000
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from pgproof.recovery import RecoveryManager
 from tests.round_trip.conftest import OpenDoors
 from tests.round_trip.front_doors import FrontDoors
 from tests.round_trip.test_mirror import MIRROR_FIELDS, alone
+from tests.support.machine import wait_until
 from tests.support.postgres import Cluster, ClusterFactory
 from tests.support.s3 import S3Server
 from tests.support.streaming import Streamer, wait_for_flush, written
@@ -30,9 +30,11 @@ NEWEST = {"keep_last": 1, "keep_at_least": 1, "pitr_days": 0}
 
 
 def clean(doors: FrontDoors, **rules: Any) -> CleanupReport:
-    # Stores tell whole seconds: what is younger than its own second lies within any window.
-    time.sleep(1.1)
-    return asyncio.run(doors.manager(**{**NEWEST, **rules}).cleanup(approved=True))
+    manager = doors.manager(**{**NEWEST, **rules})
+    newest = max(info.finished_at for info in asyncio.run(manager.list_backups()))
+    # Stores tell whole seconds: one of a backup's own second lies before its end.
+    wait_until(lambda: datetime.now(UTC).replace(microsecond=0) > newest, "the backup's second to end")
+    return asyncio.run(manager.cleanup(approved=True))
 
 
 def rows(place: Path, major: int = 18) -> int:
