@@ -16,14 +16,12 @@ from typing import Any
 from bench import backups
 from bench.parts import PARTS
 from bench.recording import Results, about
-from tests.support import machine
 
 RESULTS = Path(__file__).parent / "results" / "bench.json"
 
 
 def main() -> None:
     options = parsed()
-    machine.stay_on_disk()
     results = Results(options.results)
     work = Path(tempfile.mkdtemp(prefix="pgproof-bench-", dir="/tmp"))
     work.chmod(0o755)

@@ -75,7 +75,7 @@ class Stack:
 
     def wait_for(self, run_id: str, *states: str) -> str:
         """Wait until a run is in one of these states; which one that is."""
-        machine.wait_until(lambda: self.state_of(run_id) in states, f"the run to be {states}", timeout=180)
+        machine.wait_until(lambda: self.state_of(run_id) in states, f"the run to be {states}", timeout=300)
         return self.state_of(run_id)
 
     def state_of(self, run_id: str) -> str:

@@ -24,9 +24,6 @@ from pathlib import Path
 
 _TMP = Path("/tmp")  # not TMPDIR: a Unix socket's path has about 100 characters
 _PREFIX = "pgproof-t-"
-_IN_MEMORY = "m"
-_on_disk = False
-_PLENTY = 14 << 20  # kilobytes: three runs at a time hold some gigabytes each
 
 # The kernel sends the parent-death signal when the *thread* that started the process ends, so one
 # thread that lives as long as the run starts them all.
@@ -132,37 +129,8 @@ def workspace() -> Path:
     lock = os.open(raw / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     path = raw.rename(_TMP / raw.name[1:])
-    atexit.register(_remove, path)
-    return _in_memory(path)
-
-
-def stay_on_disk() -> None:
-    """For measurements, in which a disk has to be one. Call it before anything is made in the workspace."""
-    global _on_disk
-    assert not workspace.cache_info().currsize, "the workspace is there already"
-    _on_disk = True
-
-
-def _in_memory(path: Path) -> Path:
-    """A directory in memory below `path`; `path` itself where memory is short or nobody lets us mount.
-
-    Clusters come and go with a thousand files each. An ext4 without a journal, as virtual machines have it, does
-    not give out an inode again for minutes, and looks at all that wait whenever a file is made: a third of the
-    whole run.
-    """
-    facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    if _on_disk or os.geteuid() != 0 or int(facts["MemAvailable"].split()[0]) < _PLENTY:
-        return path
-    place = path / _IN_MEMORY
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "mode=0755", "pgproof", str(place)]
-    return path if subprocess.run(mount, capture_output=True, check=False).returncode else place
-
-
-def _remove(path: Path) -> None:
-    if (path / _IN_MEMORY).is_mount():
-        subprocess.run(["umount", "--lazy", str(path / _IN_MEMORY)], check=False)
-    shutil.rmtree(path, ignore_errors=True)
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
 
 
 def new_dir(prefix: str, *, owned_by_service: bool = False) -> Path:
@@ -210,6 +178,6 @@ def _remove_abandoned() -> None:
             lock = os.open(path / ".lock", os.O_RDWR)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(path)
+                shutil.rmtree(path, ignore_errors=True)
             finally:
                 os.close(lock)
