@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+from contextlib import suppress
 from pathlib import Path
 
 from pgproof.actions.wal_serving import config_as_toml
@@ -71,14 +72,19 @@ def workers_of(data_dir: Path) -> set[int]:
     """The resident workers of a data directory, by the lock that each holds."""
     found = set()
     lock = data_dir / "pg_wal" / "pgproof" / "lock"
-    for entry in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            same = entry.readlink() == lock
-        except OSError:  # it ended, or is somebody else's
-            continue
-        if same and int(entry.parts[2]) != os.getpid():
-            found.add(int(entry.parts[2]))
-    return found
+    for process in Path("/proc").glob("[0-9]*"):
+        # It may end at any point, or be somebody else's.
+        with suppress(OSError):
+            if any(_links_to(entry, lock) for entry in (process / "fd").iterdir()):
+                found.add(int(process.name))
+    return found - {os.getpid()}
+
+
+def _links_to(entry: Path, target: Path) -> bool:
+    try:
+        return entry.readlink() == target
+    except OSError:  # closed meanwhile
+        return False
 
 
 def make_segments(cluster: Cluster, count: int) -> str:
