@@ -10,6 +10,6 @@ from campaigns.campaign import Campaign
 
 
 def test_a_sample(tmp_path: Path) -> None:
-    campaign = Campaign("disk_errors", secrets.randbelow(1_000_000), 0.01, tmp_path)
+    campaign = Campaign("disk_errors", secrets.randbelow(1_000_000), 0.005, tmp_path)
     print(f"seed {campaign.seed}")
     disk_errors.run(campaign)

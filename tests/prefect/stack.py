@@ -73,6 +73,18 @@ class Stack:
         run = self.post(f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters})
         return str(run["id"])
 
+    def answer(self, run_id: str, **answer: object) -> str:
+        """Answer a run that waits for it, as the UI's form does; what became of the answer (ACCEPT, REJECT)."""
+        answers: list[dict[str, Any]] = []
+
+        def taken() -> bool:
+            # A run is suspended first and says what may be answered then (prefect.flow_runs.suspend_flow_run).
+            answers.append(self.post(f"/flow_runs/{run_id}/resume", {"run_input": answer}))
+            return answers[-1]["details"].get("reason") != "Run input schema not found."
+
+        machine.wait_until(taken, "the run to take an answer")
+        return str(answers[-1]["status"])
+
     def wait_for(self, run_id: str, *states: str) -> str:
         """Wait until a run is in one of these states; which one that is."""
         machine.wait_until(lambda: self.state_of(run_id) in states, f"the run to be {states}", timeout=300)

@@ -203,8 +203,7 @@ def test_a_restore_that_overwrites_waits_for_approval(
         assert control.exists()
         assert stray.exists(), "nothing was changed yet"
         assert "base/1/77777" in stack.artifact("restore-plan-main")
-        answer = {"approve": approve, "directory": directory}
-        stack.post(f"/flow_runs/{run_id}/resume", {"run_input": answer})
+        assert stack.answer(run_id, approve=approve, directory=directory) == "ACCEPT"
         assert stack.wait_for(run_id, *ENDED) == state, stack.logs_of(run_id)
         assert stray.exists() == (state == "Cancelled")
 
@@ -224,7 +223,7 @@ def test_rows_are_put_back_only_when_somebody_approved(
         run_id = stack.start("rescue-table/table", table="public.t", to_backup_end=True, merge="missing")
         assert stack.wait_for(run_id, "Suspended", *ENDED) == "Suspended", stack.logs_of(run_id)
         assert "100 rows missing, 0 changed, 0 new since" in stack.artifact("rescue-main")
-        stack.post(f"/flow_runs/{run_id}/resume", {"run_input": {"approve": True, "table": table}})
+        assert stack.answer(run_id, approve=True, table=table) == "ACCEPT"
         assert stack.wait_for(run_id, *ENDED) == state, stack.logs_of(run_id)
         assert cluster.psql("SELECT count(*) FROM t") == rows
         # The run that went on did not rescue it once more.

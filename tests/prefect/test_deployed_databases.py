@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 from pgproof.backup import BackupManager
 from pgproof.model.config import BackupConfig, BackupMethod, BackupType
@@ -29,8 +28,8 @@ def test_a_database_is_replaced_only_when_somebody_approved(
     mask = work_dir / "mask.sql"
     mask.write_text("UPDATE t SET n = 0")
 
-    cloned = _start(stack, "clone/database", source="app", target="dev", mask=str(mask), backup_id=backup)
-    asked = [_start(stack, "restore-database/database", database="app", backup_id=backup) for _ in range(2)]
+    cloned = stack.start("clone/database", source="app", target="dev", mask=str(mask), backup_id=backup)
+    asked = [stack.start("restore-database/database", database="app", backup_id=backup) for _ in range(2)]
     for run in asked:
         _wait_for(stack, run, "Suspended")
     _wait_for(stack, cloned, "Completed")
@@ -43,28 +42,17 @@ def test_a_database_is_replaced_only_when_somebody_approved(
     assert {"approve", "database"} <= form["properties"].keys()
     description = stack.get(f"/flow_runs/{asked[0]}/input/{keys['description']}")
     assert "replaces a database" in description and "app_before_" in description
-    assert _answer(stack, asked[0], approve="perhaps", database="app") == "REJECT"
-    assert _answer(stack, asked[0], approve=True, database="other") == "ACCEPT"
+    assert stack.answer(asked[0], approve="perhaps", database="app") == "REJECT"
+    assert stack.answer(asked[0], approve=True, database="other") == "ACCEPT"
     _wait_for(stack, asked[0], "Cancelled")
     assert "not typed as it is" in stack.get(f"/flow_runs/{asked[0]}")["state"]["message"]
     assert cluster.psql("SELECT count(*) FROM t", "app") == "7"
-    assert _answer(stack, asked[1], approve=True, database="app") == "ACCEPT"
+    assert stack.answer(asked[1], approve=True, database="app") == "ACCEPT"
     _wait_for(stack, asked[1], "Completed")
     assert cluster.psql("SELECT count(*) FROM t", "app") == "100"
     kept = cluster.psql("SELECT datname FROM pg_database WHERE datname ~ '^app_before_'")
     assert cluster.psql("SELECT count(*) FROM t", kept) == "7"
     assert kept in stack.artifact("database-main")
-
-
-def _start(stack: Stack, deployment: str, **parameters: Any) -> str:
-    """As the UI does it, and sooner than the command."""
-    found = stack.get(f"/deployments/name/{deployment}")["id"]
-    body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-    return str(stack.post(f"/deployments/{found}/create_flow_run", body)["id"])
-
-
-def _answer(stack: Stack, run: str, **answer: Any) -> str:
-    return str(stack.post(f"/flow_runs/{run}/resume", {"run_input": answer})["status"])
 
 
 def _wait_for(stack: Stack, run: str, state: str) -> None:
