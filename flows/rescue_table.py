@@ -167,13 +167,8 @@ def rescue_table(
     if not merge or not comparison:
         return {**found, "merge": None}
     if not approved:
-        counts = (
-            f"{comparison['missing']:,} missing and {comparison['changed']:,} changed rows, of them {merge}"
-        )
-        form = ApproveMerge.with_initial_data(
-            description=merge_question(found["rescued"], found["table"], counts), approve=False, table=""
-        )
-        answer = wait_for_answer(form)
+        question = merge_question(found["rescued"], found["table"], merge, comparison)
+        answer = wait_for_answer(ApproveMerge, question)
         if not answer.approve or answer.table not in (table, found["table"]):
             reason = "its name was not typed as it is" if answer.approve else "it was not approved"
             return Cancelled(message=f"no row was put back: {reason}; the table is in {found['rescued']}")

@@ -164,10 +164,7 @@ def _request(options: dict[str, Any]) -> RecoveryRequest:
 
 
 def _ask(plan: RestorePlan) -> ApproveRestore:
-    form = ApproveRestore.with_initial_data(
-        description=restore_plan_report(plan, datetime.now(UTC)), approve=False, directory=""
-    )
-    return wait_for_answer(form)
+    return wait_for_answer(ApproveRestore, restore_plan_report(plan, datetime.now(UTC)))
 
 
 if __name__ == "__main__":

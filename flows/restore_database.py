@@ -157,8 +157,7 @@ def restore_database(
     text = database_plan_report(plan)
     publish_report("database-plan", cluster, text, f"{plan.database} to {plan.target} on {plan.server}")
     if plan.old_size is not None and not approved:
-        form = ApproveReplacement.with_initial_data(description=text, approve=False, database="")
-        answer = wait_for_answer(form)
+        answer = wait_for_answer(ApproveReplacement, text)
         if not answer.approve or answer.database != plan.target:
             reason = "its name was not typed as it is" if answer.approve else "it was not approved"
             return Cancelled(message=f"nothing was restored: {reason}")

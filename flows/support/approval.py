@@ -12,12 +12,17 @@ _DAY = 24 * 3600
 Form = TypeVar("Form", bound=RunInput)
 
 
-def wait_for_answer(form: type[Form]) -> Form:
-    """A deployed run ends meanwhile, and begins anew when the form is filled in: what it did before must be
-    repeatable, or stored as a task's result."""
+def wait_for_answer(form: type[Form], question: str) -> Form:
+    """Show the question, in Markdown, above the form.
+
+    A deployed run ends meanwhile, and begins anew when the form is filled in: what it did before must be
+    repeatable, or stored as a task's result.
+    """
+    # Defaults given here would replace the fields, and their descriptions with them.
+    asked = form.with_initial_data(description=question)
     if runtime.deployment.id:
-        answer = suspend_flow_run(wait_for_input=form, timeout=_DAY, key="approve")
+        answer = suspend_flow_run(wait_for_input=asked, timeout=_DAY, key="approve")
     else:
-        answer = pause_flow_run(wait_for_input=form, timeout=_DAY, key="approve")
+        answer = pause_flow_run(wait_for_input=asked, timeout=_DAY, key="approve")
     assert isinstance(answer, form)
     return answer

@@ -10,6 +10,8 @@ from pgproof.model.harm import DamageReport
 from pgproof.model.report import BackupInfo, Check, RestoreReport, VerificationReport
 from pgproof.model.restore_plan import RestorePlan
 
+# How wide the names are in the lines of a restore's plan.
+_WHAT = 18
 _MARKS = {True: "✓", False: "✗ failed", None: "– not checked here"}
 
 
@@ -73,9 +75,10 @@ def verification_report(report: VerificationReport) -> str:
 def restore_plan_report(plan: RestorePlan, now: datetime) -> str:
     """What a restore would do, for whoever has to approve it."""
     heading = "overwrites a cluster" if plan.delta is not None else "into an empty directory"
-    # Indented, so that no name in it can end the block.
-    lines = "\n".join(f"    {' '.join(line.splitlines())}" for line in plan.lines(now))
-    return f"# Restore {heading}\n\n{lines}\n"
+    # A list, since the form that asks wraps neither tables nor code.
+    rows = [(line[:_WHAT].strip(), inline(line[_WHAT:])) for line in plan.lines(now)]
+    facts = "".join(f"- **{what}** {value}\n" if what else f"  {value}\n" for what, value in rows)
+    return f"## Restore {heading}\n\n{facts}"
 
 
 def restore_report(report: RestoreReport) -> str:
@@ -103,8 +106,7 @@ def database_plan_report(plan: DatabasePlan) -> str:
     heading = (
         "replaces a database" if replaces else "adds to a database" if plan.old_size else "makes a database"
     )
-    lines = "\n".join(f"    {' '.join(line.splitlines())}" for line in plan.lines())
-    return f"# Restore {heading}\n\n{lines}\n"
+    return f"## Restore {heading}\n\n" + "".join(f"- {inline(line)}\n" for line in plan.lines())
 
 
 def database_report(report: DatabaseReport) -> str:

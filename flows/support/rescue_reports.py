@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from flows.support.reports import human_duration, inline, markdown_table
 from pgproof.model.table_rescue import MergeReport, RescueReport, TableComparison
 
@@ -53,9 +56,11 @@ def comparison_parts(comparison: TableComparison) -> list[str]:
     return parts + [f"- {inline(note)}" for note in comparison.common.notes]
 
 
-def merge_question(rescued: str, table: str, counts: str) -> str:
-    """What somebody has to approve."""
-    return f"# Put rows back\n\n{inline(counts)}: out of `{inline(rescued)}` into `{inline(table)}`\n"
+def merge_question(rescued: str, table: str, merge: str, comparison: Mapping[str, Any]) -> str:
+    """What somebody has to approve; `comparison` is its JSON description."""
+    which = "both" if merge == "both" else f"the {merge} ones"
+    found = f"{comparison['missing']:,} rows are missing and {comparison['changed']:,} changed"
+    return f"## Put rows back\n\n{found}: {which} go from `{inline(rescued)}` into `{inline(table)}`.\n"
 
 
 def merge_report(report: MergeReport) -> str:

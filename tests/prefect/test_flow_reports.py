@@ -215,5 +215,5 @@ def test_no_name_in_a_plan_ends_its_block() -> None:
         owner=None,
     )
     text = restore_plan_report(plan, NOON)
-    assert text.startswith("# Restore into an empty directory\n\n    backup ")
-    assert all(line.startswith("    ") for line in text.strip().splitlines()[2:])
+    assert text.startswith("## Restore into an empty directory\n\n- **backup** ")
+    assert all(line.startswith("- **") for line in text.strip().splitlines()[2:])
