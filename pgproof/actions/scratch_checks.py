@@ -29,6 +29,8 @@ def while_running(
     """Checks of a running scratch server: every database answers, and with `everything` all the rest."""
     databases = server.databases()
     yield _timed("databases answer", lambda: _answer(server, databases))
+    if count := server.nameless():
+        yield Check("databases whose names are not UTF-8", None, f"{count}; restored, and not looked at")
     if not everything:
         return
     job.report("checking indexes and tables")

@@ -83,6 +83,7 @@ def _make_roles(reader: DumpReader, server: ScratchServer, checks: list[Check]) 
     wanted = [*(each for made in found.values() for each in made), *memberships(text)]
     failed = []
     with server.connect() as connection:
+        connection.execute("SET client_encoding TO 'SQL_ASCII'")
         for statement in wanted:
             try:
                 connection.execute(statement.encode(errors="surrogateescape"))
@@ -133,6 +134,9 @@ def _count(server: ScratchServer, database: str, job: Job) -> tuple[int, int]:
     """Tables that hold rows themselves, and their rows."""
     total = 0
     with server.connect(database) as connection:
+        if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
+            # Its names are bytes, and this makes each byte a character, there and back.
+            connection.execute("SET client_encoding TO 'LATIN1'")
         tables = connection.execute(
             "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
             "WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema')"

@@ -66,6 +66,8 @@ def _open(config: PostgresConfig, overrides: dict[str, str]) -> psycopg.Connecti
 # SQLSTATE classes and codes by who must act (PostgreSQL documentation, appendix A).
 _TRANSIENT = ("08", "53", "57", "40", "58")
 _DATA = ("XX001", "XX002")
+# Names of a cluster's roles and databases have no encoding; a SQL_ASCII database sends them as they are.
+_NOT_UTF8 = ("22021", "22P05")
 
 
 def server_error(sqlstate: str | None, message: str, what: str) -> EngineError:
@@ -80,6 +82,12 @@ def server_error(sqlstate: str | None, message: str, what: str) -> EngineError:
             hint="grant what the reason names to the role, or connect as another",
             **facts,
         )
+    if state in _NOT_UTF8:
+        return PreconditionError(
+            f"{what}: the server has a name that is not UTF-8",
+            hint="rename that role, database or table; physical backups and restores of whole clusters work as it is",
+            **facts,
+        )
     if not state or state[:2] in _TRANSIENT:
         return TransientError(
             f"{what} failed", hint="run it again; see the server's log if it stays", **facts
@@ -87,6 +95,13 @@ def server_error(sqlstate: str | None, message: str, what: str) -> EngineError:
     return PreconditionError(
         f"{what} was refused", hint="the reason is in the server's words; its log may say more", **facts
     )
+
+
+def driver_error(error: Exception) -> EngineError | None:
+    """What psycopg raised, in the engine's words; None for what is not psycopg's."""
+    if not isinstance(error, psycopg.Error):
+        return None
+    return server_error(error.sqlstate, (str(error).splitlines() or [""])[0], "a query")
 
 
 def result_error(result: pq.abc.PGresult, what: str) -> EngineError:

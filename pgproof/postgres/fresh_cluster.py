@@ -27,7 +27,8 @@ def make_cluster(programs: Programs, data_dir: Path, user: OsUser | None, job: J
             f"--pgdata={data_dir}",
             f"--username={superuser}",
             "--auth=trust",
-            "--encoding=UTF8",
+            # Names of roles and databases are bytes, and nothing else takes those of every encoding.
+            "--encoding=SQL_ASCII",
             "--locale=C",
             "--data-checksums",
             "--no-sync",

@@ -90,11 +90,19 @@ class ScratchServer:
             ) from error
 
     def databases(self) -> list[str]:
-        """The names of all databases that allow connections, but the one of our own."""
+        """The names of all databases that allow connections, but the one of our own and `nameless` ones."""
+        return [name for name in map(_text, self._names()) if name not in (None, self.aside)]
+
+    def nameless(self) -> int:
+        """How many databases have names that are not UTF-8: those of a cluster have no encoding."""
+        return sum(_text(name) is None for name in self._names())
+
+    def _names(self) -> list[bytes]:
         # -2 marks a database whose DROP DATABASE was interrupted.
         query = "SELECT datname FROM pg_database WHERE datallowconn AND datconnlimit <> -2 ORDER BY datname"
         with self.connect() as connection:
-            return [str(row[0]) for row in connection.execute(query) if row[0] != self.aside]
+            connection.execute("SET client_encoding TO 'SQL_ASCII'")
+            return [row[0] for row in connection.execute(query)]
 
     def execute(self, program: str, *arguments: str | Path, timeout: float | None) -> Finished:
         """Run one of PostgreSQL's client programs against this server; its exit status is an answer."""
@@ -123,7 +131,8 @@ class ScratchServer:
 
     def _open(self, dbname: str) -> psycopg.Connection:
         # Its empty require_auth overrides PGREQUIREAUTH; the server trusts whoever reaches its socket.
-        return psycopg.connect(self.conninfo(dbname), autocommit=True)
+        # By default it is the database's encoding, and the text of a SQL_ASCII one comes as bytes.
+        return psycopg.connect(self.conninfo(dbname), autocommit=True, client_encoding="UTF8")
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -197,3 +206,10 @@ class ScratchServer:
 
 class UnknownSuperuser(Exception):
     """There is no role `postgres` that may log in."""
+
+
+def _text(name: bytes) -> str | None:
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return None

@@ -21,7 +21,8 @@ from pgproof.repository.durable import fsync_folder, settle_folder, write_durabl
 from pgproof.repository.points import storage_point
 
 # A folder, or what would lie below an object, is no object either.
-_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+# ELOOP: a link to itself lies where the object should.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 STAGING = ".staging-"
 
 
@@ -235,7 +236,7 @@ class LocalBucket:
                 hint="mount or create it; for a new repository run `pgproof init`",
                 directory=self._root,
             )
-        if error.errno == errno.ENOTDIR and not self._root.is_dir():
+        if error.errno in (errno.ENOTDIR, errno.ELOOP) and not self._root.is_dir():
             return PreconditionError(
                 "the repository's place is not a directory",
                 hint="correct BACKUP_DIR or --repository",

@@ -172,8 +172,8 @@ def test_a_second_create_leaves_no_staging_file(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
 
 
-@pytest.mark.parametrize("place", ["/dev/null", "/dev/zero", "/dev/tty", "/proc/self/mem"])
-def test_a_device_in_the_place_of_an_object_is_damage(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("place", ["/dev/null", "/dev/zero", "/dev/tty", "/proc/self/mem", "b"])
+def test_a_device_or_a_loop_in_the_place_of_an_object_is_damage(tmp_path: Path, place: str) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/b").symlink_to(place)
     with pytest.raises(DataError, match="a/b"):
