@@ -42,6 +42,7 @@ class BackupRepository(Block):
         keep_monthly: For how many months one backup of each is kept.
         keep_at_least: How many good backups are kept in any case.
         pitr_days: How far back every moment can be restored.
+        storage_price_per_gb_month: What storage costs, for the reports.
         max_rate: Limit for the server's sending.
         fast_checkpoint: Whether the server starts the backup with an immediate checkpoint.
         change_detection: How backups that build on others find what changed.
@@ -132,6 +133,12 @@ class BackupRepository(Block):
     pitr_days: int | None = Field(
         default=None, ge=0, description="For how many days every moment can be restored (7)."
     )
+    storage_price_per_gb_month: float | None = Field(
+        default=None,
+        ge=0,
+        title="Storage price per GB-month",
+        description="What the store charges for a GB and a month; the reports then show costs.",
+    )
     max_rate: int | None = Field(
         default=None,
         ge=32,
@@ -199,6 +206,7 @@ class BackupRepository(Block):
             compression=self.compression,
             compression_level=self.compression_level,
             **{name: getattr(self, name) for name in SETTINGS},
+            storage_price_per_gb_month=self.storage_price_per_gb_month,
             max_rate=self.max_rate,
             fast_checkpoint=self.fast_checkpoint,
             change_detection=ChangeDetection(self.change_detection),
@@ -235,6 +243,7 @@ class BackupRepository(Block):
                 "compression": config.compression,
                 "compression_level": config.compression_level,
                 **{name: getattr(config, name) for name in SETTINGS},
+                "storage_price_per_gb_month": config.storage_price_per_gb_month,
                 "max_rate": config.max_rate,
                 "fast_checkpoint": config.fast_checkpoint,
                 "change_detection": str(config.change_detection),

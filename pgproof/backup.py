@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from pgproof.actions.keep import KeepReport
     from pgproof.actions.mirror import MirrorReport
     from pgproof.actions.restore_point import RestorePoint
-    from pgproof.actions.statistics import RepositoryStats
     from pgproof.model.cleanup_report import CleanupReport
+    from pgproof.model.overview import Catalog, Overview
     from pgproof.model.source_fingerprint import SourceFingerprint
     from pgproof.model.wal_status import WalLimits, WalStatus
     from pgproof.model.wal_stream import StreamOptions, StreamReport
@@ -145,11 +145,17 @@ class BackupManager:
 
         return await in_thread(lambda _job: check_setup(self.postgres, self.config))
 
-    async def stats(self) -> RepositoryStats:
-        """Figures of the repository."""
-        from pgproof.actions.statistics import statistics
+    async def catalog(self) -> Catalog:
+        """All committed backups, as `list_backups`, and the stretches of time that can be restored."""
+        from pgproof.actions.overview import catalog
 
-        return await in_thread(lambda _job: statistics(self.config))
+        return await in_thread(lambda _job: catalog(self.config))
+
+    async def stats(self) -> Overview:
+        """The catalog, what the repository stores, and how that grows."""
+        from pgproof.actions.overview import overview
+
+        return await in_thread(lambda _job: overview(self.config))
 
     async def plan_cleanup(self, *, progress: ProgressCallback = no_progress) -> PreparedCleanup:
         """Which backups would be removed and why, and what that would free; nothing is changed."""

@@ -16,6 +16,7 @@ from pgproof.repository.catalog import committed_ids, list_backups
 from pgproof.repository.layout import ClusterLayout
 from pgproof.repository.mirror import copy_missing
 from pgproof.repository.opening import open_bucket, open_mirror
+from pgproof.repository.repository import Repository
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +66,14 @@ def copy_to_mirror(config: BackupConfig, job: Job) -> MirrorReport:
 
 def list_copies(config: BackupConfig, backup_type: BackupType | None) -> list[BackupInfo]:
     """All committed backups, oldest first; what lies in only one of two copies has a finding that says so."""
-    backups = list_backups(open_for_reading(config), backup_type)
+    return copies_of(open_for_reading(config), config, backup_type)
+
+
+def copies_of(
+    repository: Repository, config: BackupConfig, backup_type: BackupType | None = None
+) -> list[BackupInfo]:
+    """The same, of a repository that is open for reading."""
+    backups = list_backups(repository, backup_type)
     mirror = open_mirror(config)
     if mirror is None:
         return backups

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from pgproof.cli import text
 from pgproof.cli.engine import open_backups
 from pgproof.cli.exits import Exit
 from pgproof.cli.options import Subparsers, add_command, whole_number
+from pgproof.cli.overview import window_figures
 from pgproof.cli.progress import progress_bar
 from pgproof.cli.screen import Screen
 from pgproof.cli.text import Column, Table
@@ -154,14 +155,24 @@ def _copied_words(copied: MirrorReport) -> str:
 
 
 def list_backups(args: argparse.Namespace, screen: Screen) -> int:
-    backups = wait_for(open_backups(args).list_backups(_type(args)))
-    backups = sorted(backups, key=lambda info: (info.finished_at, info.backup_id))
-    screen.document([info.to_json() for info in backups])
-    if backups:
-        screen.table(backup_table(backups, datetime.now(UTC)))
-    else:
+    manager, kind = open_backups(args), _type(args)
+    if screen.as_json:
+        backups = sorted(wait_for(manager.list_backups(kind)), key=_order)
+        screen.document([info.to_json() for info in backups])
+        return Exit.OK
+    catalog = wait_for(manager.catalog())
+    backups = sorted((info for info in catalog.backups if kind in (None, info.type)), key=_order)
+    if not backups:
         screen.say("No backups yet. Take one with: pgproof create")
+        return Exit.OK
+    screen.table(backup_table(backups, catalog.at))
+    screen.say()
+    screen.figures(window_figures(catalog))
     return Exit.OK
+
+
+def _order(info: BackupInfo) -> tuple[datetime, str]:
+    return info.finished_at, info.backup_id
 
 
 def backup_table(backups: list[BackupInfo], now: datetime) -> Table:
@@ -176,6 +187,7 @@ def backup_table(backups: list[BackupInfo], now: datetime) -> Table:
             Column("duration", right=True),
             Column("size", right=True),
             Column("stored", right=True),
+            Column("ratio", right=True),
             Column("verified"),
             Column("findings", right=True),
         ],
@@ -189,6 +201,7 @@ def backup_table(backups: list[BackupInfo], now: datetime) -> Table:
                 text.duration(info.seconds),
                 text.size(info.size_bytes),
                 text.size(info.stored_bytes),
+                text.ratio(info.size_bytes, info.stored_bytes),
                 verified_words(info.verified, now),
                 str(len(info.findings) or "–"),
             )
@@ -200,7 +213,7 @@ def backup_table(backups: list[BackupInfo], now: datetime) -> Table:
 def status_words(info: BackupInfo, now: datetime) -> str:
     """The status, of two copies the only one that has it, and whether it is pinned."""
     kinds = {finding.kind for finding in info.findings}
-    pinned = ["pinned"] if info.pinned_until is not None and now < info.pinned_until else []
+    pinned = ["pinned"] if info.pinned(now) else []
     where = [kind.replace("-", " ") for kind in ("local-only", "mirror-only") if kind in kinds]
     return ", ".join([info.status, *where, *pinned])
 

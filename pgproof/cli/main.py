@@ -10,7 +10,20 @@ import sys
 from collections.abc import Sequence
 from types import TracebackType
 
-from pgproof.cli import backups, cleanup, databases, demo, find_damage, keys, repository, restore, verify, wal
+from pgproof.cli import (
+    backups,
+    cleanup,
+    databases,
+    demo,
+    find_damage,
+    keys,
+    metrics,
+    overview,
+    repository,
+    restore,
+    verify,
+    wal,
+)
 from pgproof.cli.exits import EPILOG, Exit, UsageError, exit_status, failure, usage_status
 from pgproof.cli.options import Parser
 from pgproof.cli.screen import Screen
@@ -53,7 +66,20 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and stop")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (repository, backups, cleanup, verify, restore, databases, find_damage, wal, keys, demo):
+    for module in (
+        repository,
+        backups,
+        overview,
+        metrics,
+        cleanup,
+        verify,
+        restore,
+        databases,
+        find_damage,
+        wal,
+        keys,
+        demo,
+    ):
         module.add_commands(commands)
     return parser
 

@@ -1,13 +1,10 @@
-"""`init`, `stats` and `check`: the repository itself and whether backups can work here."""
+"""`init` and `check`: the repository itself and whether backups can work here."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from datetime import UTC, datetime
-from typing import Any
 
-from pgproof.cli import text
 from pgproof.cli.engine import open_backups
 from pgproof.cli.exits import Exit
 from pgproof.cli.options import Subparsers, add_command
@@ -32,7 +29,6 @@ def add_commands(commands: Subparsers) -> None:
         const=False,
         help="store backups readable by anyone who can read the repository",
     )
-    add_command(commands, "stats", stats, "show what the repository holds")
     add_command(commands, "check", check, "look whether server, repository and programs are ready")
 
 
@@ -73,32 +69,9 @@ def _show_recovery_key(screen: Screen, key: str) -> None:
     screen.say("Whoever has it can read every backup in this repository.")
 
 
-def stats(args: argparse.Namespace, screen: Screen) -> int:
-    document = wait_for(open_backups(args).stats()).to_json()
-    screen.document(document)
-    screen.figures([(_label(key), _figure(key, value)) for key, value in document.items()])
-    return Exit.OK
-
-
 def check(args: argparse.Namespace, screen: Screen) -> int:
     checks = wait_for(open_backups(args).check())
     passed = all(check.ok is not False for check in checks)
     screen.document({"ok": passed, "checks": [check.to_json() for check in checks]})
     screen.checks(checks)
     return Exit.OK if passed else Exit.NOT_PASSED
-
-
-def _label(key: str) -> str:
-    return key.removesuffix("_bytes").replace("_", " ")
-
-
-def _figure(key: str, value: Any) -> str:
-    if value is None:
-        return "none"
-    if key.endswith("_bytes"):
-        return text.size(value)
-    if key in {"oldest", "newest"}:
-        return text.when(datetime.fromisoformat(value), datetime.now(UTC))
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_figure(name, item)}" for name, item in value.items())
-    return f"{value:,}" if isinstance(value, int) else str(value)

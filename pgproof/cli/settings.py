@@ -43,6 +43,7 @@ VARIABLES = {
     "BACKUP_CHANGE_DETECTION": "change_detection",
     "BACKUP_STANDBY": "standby",
     "BACKUP_METHOD": "method",
+    "BACKUP_STORAGE_PRICE_PER_GB_MONTH": "storage_price_per_gb_month",
 }
 _PLACE = frozenset({"repository_url", "backup_dir", "s3_bucket"})
 _PASSPHRASE = frozenset({"passphrase", "passphrase_file"})
@@ -204,5 +205,7 @@ def _fits(value: object, annotation: str) -> bool:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
     if annotation.startswith("Mapping"):
         return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+    if annotation.startswith("float"):
+        return type(value) in (int, float)
     wanted = {"str": str, "int": int, "bool": bool}[annotation.partition(" ")[0]]
     return type(value) is wanted

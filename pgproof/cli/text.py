@@ -21,6 +21,13 @@ def size(nbytes: float) -> str:
     return f"{value:.{digits}f} {unit}"
 
 
+def ratio(size: float, stored: float) -> str:
+    """How many times smaller: `5.7 : 1`; `–` where nothing was stored."""
+    if not stored:
+        return "–"
+    return f"{size / stored:.1f} : 1" if size < 99.95 * stored else f"{size / stored:,.0f} : 1"
+
+
 def duration(seconds: float) -> str:
     """`0.42 s`, `12.3 s`, `4 min 05 s`, `3 h 20 min`."""
     if seconds < 1:

@@ -5,6 +5,7 @@ Reading files and opening connections happens elsewhere; here the environment is
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -182,6 +183,7 @@ class BackupConfig:
     naming any of these is asking for a logical one. `dump_jobs` is how many tables are dumped at a time.
     `retention_days` and `keep_…` say how long backups are kept, and `pitr_days` for how long every moment can be
     restored (docs/decisions/0014-retention.md); without any, 24 hours, 30 days, 52 weeks and 84 months.
+    `storage_price_per_gb_month` is what the store charges for 10^9 bytes and a month; reports then show costs.
     """
 
     backup_dir: str | None = None
@@ -223,6 +225,7 @@ class BackupConfig:
     keep_monthly: int | None = None
     keep_at_least: int | None = None
     pitr_days: int | None = None
+    storage_price_per_gb_month: float | None = None
 
     def __post_init__(self) -> None:
         if not _CLUSTER_NAME.match(self.cluster):
@@ -256,6 +259,15 @@ class BackupConfig:
             )
         if any("\0" in name or not name for name in (*self.databases, *self.tables, *self.exclude_tables)):
             raise PreconditionError("a name is empty or has a zero byte", hint="correct the name")
+        if (
+            self.storage_price_per_gb_month is not None
+            and not 0 <= self.storage_price_per_gb_month < math.inf
+        ):
+            raise PreconditionError(
+                "not a price of storage",
+                hint="give what a GB costs in a month, such as 0.023",
+                storage_price_per_gb_month=self.storage_price_per_gb_month,
+            )
         _ = self.retention  # what is no rule is refused now, and not when it would be used
         if self.standby and self.logical_only:
             raise PreconditionError(
@@ -339,6 +351,7 @@ class BackupConfig:
             "standby": environ.get("BACKUP_STANDBY") or None,
             "change_detection": _change_detection(environ.get("BACKUP_CHANGE_DETECTION", "").strip() or None),
             "method": _method(environ.get("BACKUP_METHOD", "").strip() or None),
+            "storage_price_per_gb_month": _price(environ, "BACKUP_STORAGE_PRICE_PER_GB_MONTH"),
         }
         values.update({key: value for key, value in overrides.items() if value is not None})
         return cls(**{key: value for key, value in values.items() if value is not None})
@@ -416,6 +429,16 @@ def _switch(environ: Mapping[str, str], name: str) -> bool | None:
     if text in _TRUE or text in _FALSE:
         return text in _TRUE
     raise PreconditionError("a switch is neither on nor off", hint=f"set {name} to true or false", value=text)
+
+
+def _price(environ: Mapping[str, str], name: str) -> float | None:
+    text = environ.get(name, "").strip()
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise PreconditionError(
+            "a setting is not a number", hint=f"set {name} to a number such as 0.023", value=text
+        ) from None
 
 
 def _number(environ: Mapping[str, str], name: str) -> int | None:

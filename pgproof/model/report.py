@@ -71,6 +71,14 @@ class BackupInfo:
         return self.verified is not None and self.verified.proven
 
     @property
+    def ratio(self) -> float | None:
+        """How many times smaller it is in the store; None if nothing was stored for it."""
+        return self.size_bytes / self.stored_bytes if self.stored_bytes else None
+
+    def pinned(self, now: datetime) -> bool:
+        return self.pinned_until is not None and now < self.pinned_until
+
+    @property
     def size_mb(self) -> float:
         return self.size_bytes / 1e6
 
@@ -79,7 +87,7 @@ class BackupInfo:
         return (self.finished_at - self.started_at).total_seconds()
 
     def to_json(self) -> dict[str, Any]:
-        """The promised JSON fields."""
+        """The promised JSON fields, and behind them what follows from those."""
         verified = None
         if self.verified is not None:
             verified = {
@@ -107,6 +115,9 @@ class BackupInfo:
             "findings": [finding.to_json() for finding in self.findings],
             "verified": verified,
             "pinned_until": self.pinned_until.isoformat() if self.pinned_until else None,
+            "proven": self.proven,
+            "seconds": round(self.seconds, 3),
+            "ratio": None if self.ratio is None else round(self.ratio, 2),
         }
 
 

@@ -99,7 +99,7 @@ def test_a_wrong_passphrase_is_refused_and_never_printed(shop: Shop) -> None:
 def test_list_is_a_plain_table_with_a_row_for_each_backup(shop: Shop) -> None:
     lines = shop.run("list").stdout.splitlines()
     assert lines[0].split() == [
-        "id", "type", "method", "status", "when", "duration", "size", "stored", "verified", "findings",
+        "id", "type", "method", "status", "when", "duration", "size", "stored", "ratio", "verified", "findings",
     ]  # fmt: skip
     assert any(line.startswith(shop.backup_id) for line in lines[1:])
     assert "\x1b" not in "".join(lines)
@@ -108,8 +108,10 @@ def test_list_is_a_plain_table_with_a_row_for_each_backup(shop: Shop) -> None:
 
 def test_check_and_stats(shop: Shop) -> None:
     assert shop.json("check")["ok"] is True
-    assert shop.json("stats")["backups"] >= 1
-    shop.run("stats")
+    document = shop.json("stats")
+    assert document["backups"] >= 1 and document["windows"] and document["cost_per_month"] is None
+    priced = shop.run("stats", BACKUP_STORAGE_PRICE_PER_GB_MONTH="0.023").stdout
+    assert "restorable     only 2" in priced and "a month (backups" in priced
     assert "✗" in shop.run("check", "--host", "/nowhere", status=7).stdout
 
 

@@ -65,7 +65,7 @@ def test_without_a_terminal_nothing_but_plain_text(capsys: pytest.CaptureFixture
     captured = capsys.readouterr()
     assert "\x1b" not in captured.out + captured.err
     assert "✗ connection: refused\\x1b[2J  0.50 s\n  HINT: add a line\n– amcheck\n" in captured.out
-    assert "1 min 30 s  380 MB  95.0 MB  never            1" in captured.out
+    assert "1 min 30 s  380 MB  95.0 MB  4.0 : 1  never            1" in captured.out
 
 
 def test_a_terminal_gets_colours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,12 +41,25 @@ def test_the_variables_are_those_the_engine_reads(variable: str) -> None:
         **{name: "5" for name in VARIABLES if "_KEEP_" in name or name == "BACKUP_PITR_DAYS"},
         "BACKUP_CHANGE_DETECTION": "summaries",
         "BACKUP_METHOD": "logical",
+        "BACKUP_STORAGE_PRICE_PER_GB_MONTH": "0.023",
     }.get(variable, "value")
     read, default = BackupConfig.from_env({variable: value}), BackupConfig.from_env({})
     changed = {
         f.name for f in dataclasses.fields(BackupConfig) if getattr(read, f.name) != getattr(default, f.name)
     }
     assert changed == {field}
+
+
+@pytest.mark.parametrize("price", ["0.023", "1"])
+def test_a_price_may_be_whole_or_not(price: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "c.toml", f"[backup]\nstorage_price_per_gb_month = {price}")
+    assert settings("--config", str(file)).backup.storage_price_per_gb_month == float(price)
+
+
+@pytest.mark.parametrize("price", ["-1", "nan", "inf", "cheap"])
+def test_what_is_no_price_is_refused(price: str) -> None:
+    with pytest.raises(PreconditionError):
+        settings(environ={"BACKUP_STORAGE_PRICE_PER_GB_MONTH": price})
 
 
 def test_command_line_before_environment_before_file(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ REPOSITORY = BackupConfig(
     keep_monthly=11,
     keep_at_least=4,
     pitr_days=6,
+    storage_price_per_gb_month=0.023,
     bin_dir="/opt/pg/bin",
     scratch_dir="/scratch",
     scratch_user="nobody",
