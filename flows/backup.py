@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
+from flows.support.catalog import publish_catalog
 from flows.support.engine import run_engine, worth_retrying
 from flows.support.lateness import reason_to_skip
 from flows.support.publishing import publish_event, publish_report
@@ -125,7 +126,10 @@ def backup(
         except EngineError as error:
             # The backup exists: it is verified first, and the run fails at its end.
             not_mirrored = error
-    if verify != "none":
+    if verify == "none":
+        # A verification publishes it itself. Hourly ones would fill Prefect's database with what changes slowly.
+        publish_catalog(repository, storage=type == "full")
+    else:
         outcome = verify_and_report(server, repository, info.backup_id, verify)
         if isinstance(outcome, State):
             return outcome

@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from prefect.tasks import exponential_backoff
 
+from flows.support.catalog import publish_catalog
 from flows.support.cleanup_reports import cleanup_message, cleanup_report, plan_report
 from flows.support.engine import run_engine, worth_retrying
 from flows.support.lateness import reason_to_skip
@@ -86,6 +87,7 @@ def cleanup(
         )
     report = remove(repository, approved)
     publish_report("cleanup", plan.cluster, cleanup_report(report), cleanup_message(report))
+    publish_catalog(repository)
     if not report.ok:
         return Failed(name="CleanupIncomplete", message=cleanup_message(report))
     publish_event(

@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from prefect.tasks import exponential_backoff
 
+from flows.support.catalog import publish_catalog
 from flows.support.engine import run_engine, worth_retrying
 from flows.support.lateness import reason_to_skip
 from flows.support.publishing import publish_event, publish_report
@@ -56,6 +57,7 @@ def verify_and_report(
         return Failed(name="VerificationFailed", message=str(error))
     cluster = backup_config(repository).cluster
     publish_report("verify", cluster, verification_report(report), f"{report.backup_id}: {verdict(report)}")
+    publish_catalog(repository)
     if not report.ok:
         return Failed(name="VerificationFailed", message=failure_message(report))
     publish_event(

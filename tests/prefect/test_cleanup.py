@@ -5,13 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
+from prefect import flow
 from prefect.artifacts import Artifact
 from prefect.client.schemas.objects import State
 
 from campaigns.chained_runs import ChainedRun, first_files
 from flows.cleanup import cleanup
+from flows.support.catalog import publish_catalog
 from pgproof.actions.opening import open_repository
 from pgproof.model.config import BackupConfig, BackupType
 from pgproof.repository.catalog import committed_ids
@@ -55,3 +58,20 @@ def test_plan_approval_and_removal(prefect_backend: None, config: BackupConfig) 
     assert plan is not None and "**remove**" in str(plan.data)
     told = Artifact.get("cleanup-main")
     assert told is not None and "and the last 1 are kept" in str(told.data) and "@" in str(told.data)
+    catalog = Artifact.get("catalog-main")
+    assert catalog is not None and ids[2] in str(catalog.data) and ids[1] not in str(catalog.data)
+    storage = Artifact.get("storage-main")
+    assert storage is not None and "in all, now" in str(storage.data)
+
+
+def test_a_catalog_that_cannot_be_published_fails_nothing(
+    prefect_backend: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    @flow
+    def work() -> str:
+        publish_catalog("there-is-no-such-block")
+        return "done"
+
+    state: Any = work(return_state=True)
+    assert state.is_completed() and state.result() == "done"
+    assert "the catalog could not be published" in caplog.text

@@ -74,6 +74,7 @@ def test_a_backup_and_its_verification_run_and_are_reported(stack: Stack) -> Non
     verification = stack.start("verify/daily")
     assert stack.wait_for(verification, *ENDED) == "Completed", stack.logs_of(verification)
     assert "**Proven" in stack.artifact("verify-main")
+    assert "✓ proven (" in stack.artifact("catalog-main")
 
     logs = stack.logs_of(run["id"])
     assert "\npgproof." in f"\n{logs}", "the engine's own lines are in the run's log"
