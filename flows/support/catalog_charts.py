@@ -25,21 +25,28 @@ _CHARTED = 120
 def window_chart(catalog: Catalog) -> Chart:
     """A bar for each stretch of time that can be restored, a row for each timeline; the backups as ticks above."""
     windows, backups = catalog.windows, catalog.backups
-    scale = TimeScale.over([*(w.oldest for w in windows), *(b.finished_at for b in backups), catalog.at])
+    begins = [
+        *(w.oldest for w in windows),
+        *(b.finished_at for b in backups),
+        catalog.at - timedelta(hours=1),
+    ]
+    scale = TimeScale.over([*begins, catalog.at])
     timelines = sorted({window.timeline for window in windows}) or [1]
-    proven = sum(backup.proven for backup in backups)
+    proofs = [each for each in backups if each.proven]
+    failed = [each for each in backups if each.verified is not None and not each.verified.ok]
     chart = Chart(
         "Moments that can be restored",
-        f"{len(windows)} stretch{'es' if len(windows) != 1 else ''} of time, {len(backups)} backups, {proven} proven",
-        102 + _ROW * len(timelines),
+        f"{len(windows)} stretch{'es' if len(windows) != 1 else ''} of time, {len(backups)} backups, {len(proofs)} proven",
+        110 + _ROW * len(timelines),
     )
     chart.text(18, 26, "Moments that can be restored", kind="h")
     kinds = [kind for kind in BackupType if any(backup.type is kind for backup in backups)]
-    chart.legend(26, [*((str(kind), _COLOURS[kind]) for kind in kinds), ("proven", GOOD)])
-    bottom = 66 + _ROW * len(timelines)
+    marks = [*([("proven", GOOD)] if proofs else []), *([("failed", BAD)] if failed else [])]
+    chart.legend(26, [*((str(kind), _COLOURS[kind]) for kind in kinds), *marks])
+    bottom = 74 + _ROW * len(timelines)
     chart.time_axis(scale, 40, bottom)
     for row, timeline in enumerate(timelines):
-        top = 64 + row * _ROW
+        top = 74 + row * _ROW
         if len(timelines) > 1:
             chart.text(_LEFT - 8, top + 13, f"timeline {timeline}", anchor="end")
         for window in (each for each in windows if each.timeline == timeline):
@@ -51,9 +58,9 @@ def window_chart(catalog: Catalog) -> Chart:
     for kind in kinds:
         some = [backup for backup in backups if backup.type is kind]
         length = 14 if kind is BackupType.FULL else 9
-        chart.marks((f"M{x} 60v-{length}" for x in _pixels(scale, some)), _COLOURS[kind], 2)
-    proofs = [backup for backup in backups if backup.proven]
-    chart.dots(((x, 73) for x in _pixels(scale, proofs)), GOOD, 3.5)
+        chart.marks((f"M{x} 62v-{length}" for x in _pixels(scale, some)), _COLOURS[kind], 2)
+    for some, colour in ((proofs, GOOD), (failed, BAD)):
+        chart.dots(((x, 67) for x in _pixels(scale, some)), colour, 3.5)
     return chart
 
 

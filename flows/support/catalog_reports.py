@@ -40,11 +40,9 @@ def catalog_report(catalog: Catalog) -> str:
         )
     rows = [_row(backup, catalog.at) for backup in reversed(backups[-_ROWS:])]
     header = ("Backup", "Type", "Age", "Size", "Stored", "Took", "Proven")
-    parts += [
-        backups_chart(backups).markdown(),
-        "## Newest first",
-        f"Ages as of {_minute(catalog.at)}.",
-    ]
+    if len(backups) > 1:
+        parts.append(backups_chart(backups).markdown())
+    parts += ["## Newest first", f"Ages as of {_minute(catalog.at)}."]
     parts.append(markdown_table(header, rows))
     older = len(backups) - _ROWS
     if older > 0:
@@ -58,11 +56,9 @@ def catalog_summary(catalog: Catalog) -> str:
     if not catalog.backups:
         return "No backup yet"
     count, proven = len(catalog.backups), catalog.newest_proven
-    told = (
-        "none is proven" if proven is None else f"the newest proven one is of {_minute(proven.finished_at)}"
-    )
+    told = "none proven" if proven is None else f"newest proven {_minute(proven.finished_at)}"
     newest = _minute(catalog.backups[-1].finished_at)
-    return f"{count:,} backup{'s' if count != 1 else ''}, the newest of {newest}; {told}"
+    return f"{count:,} backup{'s' if count != 1 else ''}; newest {newest}, {told}"
 
 
 def _minute(moment: datetime) -> str:
@@ -98,7 +94,7 @@ def storage_report(cluster: str, storage: Storage, now: datetime) -> str:
     """What is stored, how that grows, and what it costs."""
     growth = storage.growth
     parts = [f"# Storage of `{cluster}`", f"**{storage_summary(storage)}**"]
-    if growth.daily:
+    if len(growth.daily) > 1:
         parts.append(growth_chart(growth, now).markdown())
     priced = storage.price is not None
     rows = [

@@ -16,6 +16,8 @@ from html import escape
 
 WIDTH = 760
 _LEFT, _RIGHT = 74, 18
+# Marks at the very first and last moment are whole.
+_INSET = 6
 _STYLE = """
 svg{--c:#fff;--e:#d4d4d8;--t:#27272a;--m:#6b6b75;--g:#e4e4e7;--a:#2563eb;--b:#0f766e;--d:#7c3aed;--k:#15803d;--w:#c2410c}
 @media(prefers-color-scheme:dark){svg{--c:#303036;--e:#4b4b53;--t:#f4f4f5;--m:#b4b4bd;--g:#45454d;--a:#6ea8fe;--b:#2dd4bf;
@@ -53,7 +55,8 @@ class TimeScale:
 
     def x(self, at: datetime) -> float:
         share = (at - self.start) / (self.end - self.start)
-        return round(_LEFT + min(1.0, max(0.0, share)) * (WIDTH - _LEFT - _RIGHT), 1)
+        width = WIDTH - _LEFT - _RIGHT - 2 * _INSET
+        return round(_LEFT + _INSET + min(1.0, max(0.0, share)) * width, 1)
 
     def ticks(self) -> list[tuple[datetime, str]]:
         """At most seven, at round times in UTC."""

@@ -12,6 +12,7 @@ from pgproof.cli.exits import Exit
 from pgproof.cli.options import Subparsers, add_command
 from pgproof.cli.screen import Screen
 from pgproof.cli.waiting import wait_for
+from pgproof.model.config import BackupType
 
 if TYPE_CHECKING:
     from pgproof.model.overview import Catalog, Overview, Storage
@@ -53,8 +54,8 @@ def _backups(catalog: Catalog) -> list[tuple[str, str]]:
     backups, now = catalog.backups, catalog.at
     if not backups:
         return [("backups", "none yet")]
-    kinds = [str(backup.type) for backup in backups]
-    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds), key=kinds.index))
+    kinds = [backup.type for backup in backups]
+    counts = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in BackupType if kind in kinds)
     facts = {
         "proven": sum(backup.proven for backup in backups),
         "NOT ok": sum(backup.status != "ok" for backup in backups),
