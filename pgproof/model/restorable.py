@@ -12,6 +12,7 @@ from pgproof.model.timelines import TimelineHistory
 from pgproof.model.wal_coverage import Coverage, Piece, reachable_end
 from pgproof.model.wal_status import Restorable
 
+_NOWHERE = Lsn(0)
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
@@ -51,8 +52,12 @@ def _along(
     stored: Sequence[tuple[Piece, datetime]],
 ) -> list[Restorable]:
     runs: list[tuple[BackupInfo, BackupInfo, Lsn]] = []
+    reached = _NOWHERE
     for backup in sorted(backups, key=lambda each: each.stop_lsn):
-        end = max(backup.stop_lsn, reachable_end(coverage, backup.start_lsn, way, segment_size))
+        if backup.stop_lsn > reached:
+            # Whoever begins on a way that was walked already comes no further than it.
+            reached = reachable_end(coverage, backup.start_lsn, way, segment_size)
+        end = max(backup.stop_lsn, reached)
         if runs and backup.stop_lsn <= runs[-1][2]:
             oldest, _newest, before = runs.pop()
             runs.append((oldest, backup, max(before, end)))
@@ -74,6 +79,10 @@ def _along(
 
 def _stored_at(end: Lsn, way: TimelineHistory, stored: Sequence[tuple[Piece, datetime]]) -> datetime:
     """When the last byte of what can be replayed came; long ago if none was needed."""
-    timeline = way.timeline_at(end)
-    brought = (at for piece, at in stored if piece.timeline == timeline and piece.start < end <= piece.end)
+    timeline, byte = way.timeline_at(end), end.value
+    brought = (
+        at
+        for piece, at in stored
+        if piece.start.value < byte <= piece.end.value and piece.timeline == timeline
+    )
     return max(brought, default=_FIRST)
