@@ -18,6 +18,7 @@ from pgproof.actions.restore_handover import (
 )
 from pgproof.actions.restore_planning import Prepared, prepare
 from pgproof.actions.restore_recovery import run_recovery
+from pgproof.actions.unlocking import Unlocking
 from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig
 from pgproof.model.job import Job
@@ -69,6 +70,7 @@ def restore_cluster(
     owner: str | None,
     request: RecoveryRequest = EVERYTHING,
     job: Job,
+    unlocking: Unlocking | None = None,
 ) -> RestoreReport:
     """Restore into `data_dir`, which must be missing or empty, or with `delta` hold the same cluster.
 
@@ -79,7 +81,7 @@ def restore_cluster(
     """
     begun = time.monotonic()
     job.report("opening repository")
-    repository = open_for_reading(config)
+    repository = open_for_reading(config, unlocking)
     failpoint("restore.opened")
     prepared = prepare(
         repository,

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from pgproof.actions import wal_client
-from pgproof.actions.opening import open_for_reading, open_repository, passphrase_of
+from pgproof.actions.opening import open_for_reading, open_repository
+from pgproof.actions.unlocking import passphrase_of
 from pgproof.actions.wal_ahead import WalServer
 from pgproof.actions.wal_fetch import GRACE_SECONDS, WalFetcher
 from pgproof.errors import EngineError, PreconditionError
