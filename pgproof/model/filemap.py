@@ -25,6 +25,7 @@ _HEAD = struct.Struct("<IIII")
 # About this many files make a segment; a file with this many runs ends one.
 _FILES_PER_SEGMENT = 256
 _RUNS_PER_SEGMENT = 1 << 16
+_FEW_RUNS = 64
 
 RUN_TYPE = np.dtype(
     [("file_page", "<u4"), ("pages", "<u4"), ("owner", "<u2"), ("pack", "<u4"), ("pack_page", "<u4")]
@@ -84,8 +85,12 @@ class SegmentBuilder:
         if len(owners) and len(runs):
             runs = runs.copy()
             before = runs["owner"].copy()
-            for number in np.unique(before[before != ZEROS]).tolist():
-                runs["owner"][before == number] = self._owners.setdefault(owners[number], len(self._owners))
+            # For the one or two runs that most files have numpy's own search would take longer than all else here.
+            numbers = set(before.tolist()) if len(before) <= _FEW_RUNS else np.unique(before).tolist()
+            for number in sorted(numbers):
+                if number != ZEROS:
+                    ours = self._owners.setdefault(owners[number], len(self._owners))
+                    runs["owner"][before == number] = ours
         self._runs.append(runs)
         self._run_count += len(runs)
         self._files.append((path, kind, size, mode, self._run_count))
@@ -105,7 +110,8 @@ class SegmentBuilder:
 
     def encode(self) -> bytes:
         paths = b"".join(f[0] for f in self._files)
-        runs = np.concatenate(self._runs) if self._runs else np.empty(0, RUN_TYPE)
+        # With its type told, numpy does not look for one that fits every pair of them.
+        runs = np.concatenate(self._runs, dtype=RUN_TYPE) if self._runs else np.empty(0, RUN_TYPE)
         owners = b"".join(bytes([len(owner)]) + owner.encode() for owner in self._owners)
         columns = [
             np.cumsum([len(f[0]) for f in self._files], dtype="<u4"),
