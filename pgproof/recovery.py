@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -102,6 +102,7 @@ class RecoveryManager:
         recover: bool = True,
         owner: str | None = None,
         request: RecoveryRequest = EVERYTHING,
+        planned: Callable[[RestorePlan], None] = lambda _plan: None,
         progress: ProgressCallback = no_progress,
     ) -> RestoreReport:
         """Restore a whole cluster into a missing or empty directory.
@@ -109,7 +110,7 @@ class RecoveryManager:
         `backup_id` may be "latest"; None picks the backup that leads to the target. `tablespaces` maps old
         locations to new ones. With `recover` the cluster is recovered to the target of `request` (by default
         all WAL that there is) and shut down cleanly; `owner` is the operating system user it belongs to, when
-        we are root.
+        we are root. `planned` is told, by the thread that restores, what will be done, before anything is.
         """
         from pgproof.actions.unlocking import begin_unlocking
 
@@ -129,6 +130,7 @@ class RecoveryManager:
                 request=request,
                 job=job,
                 unlocking=unlocking,
+                planned=planned,
             ),
             progress,
         )

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pgproof.model.filemap import RUN_TYPE, ZEROS, Runs, printable
+from pgproof.model.filemap import RUN_TYPE, ZEROS, Runs, distinct, printable
 from pgproof.model.incremental_file import IncrementalHead
 from pgproof.model.relation_files import MAIN, VM, Relation, RelationFile, map_coverage, relation_file
 from pgproof.model.summaries import LimitBlocks, SummariesUnusable
@@ -87,7 +87,7 @@ class Rebuild:
             return Patch(head.pages, head.blocks, np.empty(0, RUN_TYPE))
         if file.fork == MAIN and len(head.blocks):
             blocks = head.blocks.astype(np.int64) + file.segment * self.segment_pages
-            self._note(file.relation, np.unique(blocks // self._covers).tolist())
+            self._note(file.relation, distinct((blocks // self._covers).astype(np.uint32)))
         return Patch(head.pages, head.blocks, self._runs(old, head, self._inheritable(file, head)))
 
     def deferred(self) -> Iterator[tuple[int, Runs]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pgproof.model.filemap import RUN_TYPE, ZEROS, Runs
+from pgproof.model.filemap import RUN_TYPE, ZEROS, Runs, distinct
 from pgproof.repository.in_file import forget, in_file
 
 ROWS_IN_MEMORY = 1 << 19
@@ -98,10 +98,10 @@ class RunTable:
         for name, column in zip(_RUN_NAMES, range(_FILE_PAGE, _COLUMNS), strict=True):
             table[:, column] = runs[name]
         self._rows.frombytes(table.tobytes())
-        for owner in np.unique(runs["owner"]).tolist():
+        for owner in distinct(runs["owner"]):
             its = runs["owner"] == owner
             self._pages[owner] = self._pages.get(owner, 0) + int(runs["pages"][its].sum(dtype=np.int64))
-            self._packs.setdefault(owner, set()).update(np.unique(runs["pack"][its]).tolist())
+            self._packs.setdefault(owner, set()).update(distinct(runs["pack"][its]))
 
     def finish(self) -> None:
         if self._rows:
