@@ -30,7 +30,6 @@ from pgproof.model.rescue_request import RescueRequest
 from pgproof.model.restore_plan import RestorePlan
 from pgproof.model.table_names import TableName, parse_table_name
 from pgproof.model.table_rescue import Merge, MergeReport, RescueReport, TableComparison
-from pgproof.postgres.standby import primary_conninfo
 from pgproof.waiting import in_thread
 
 __all__ = [
@@ -62,6 +61,8 @@ class RecoveryManager:
 
     def standby(self, primary: str | None = None, slot: str | None = None) -> Standby:
         """A standby of `primary`, a connection string without a password; by default of the configured server."""
+        from pgproof.postgres.standby import primary_conninfo
+
         return Standby(primary_conninfo(primary, self.postgres), slot or "")
 
     async def plan_restore(

@@ -17,7 +17,6 @@ from pgproof.actions.restore_handover import (
     write_external_config,
 )
 from pgproof.actions.restore_planning import Prepared, prepare
-from pgproof.actions.restore_recovery import run_recovery
 from pgproof.actions.unlocking import Unlocking
 from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig
@@ -160,6 +159,9 @@ def _recover(
     notes: list[str],
     job: Job,
 ) -> tuple[Lsn, dict[str, Path]]:
+    # Only who recovers waits for the driver to be imported, which takes a tenth of a second.
+    from pgproof.actions.restore_recovery import run_recovery
+
     plan = prepared.plan
     forbid_start(plan.data_dir, prepared.user)
     failpoint("restore.forbidden")
