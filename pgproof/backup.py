@@ -77,11 +77,14 @@ class BackupManager:
         error is raised although the backup exists; its context names it. Without `mirror` this is left to
         `copy_to_mirror`.
         """
-        from pgproof.actions.take_backup import take_backup
+        from pgproof.actions.unlocking import begin_unlocking
 
         kind = backup_type if backup_type is not None else self.config.backup_type
         config = self.config if method is None else replace(self.config, method=method)
-        info = await in_thread(lambda job: take_backup(self.postgres, config, kind, job), progress)
+        unlocking = begin_unlocking(config)
+        from pgproof.actions.take_backup import take_backup
+
+        info = await in_thread(lambda job: take_backup(self.postgres, config, kind, job, unlocking), progress)
         if mirror and self.config.mirror_bucket:
             try:
                 await self.copy_to_mirror(progress=progress)

@@ -1,19 +1,13 @@
-"""The front door for restores."""
+"""The front door for restores. Each method imports the action that it needs, and not those of the others."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pgproof.actions.clone_database import clone_database
-from pgproof.actions.find_damage import find_damage
-from pgproof.actions.rescue_table import rescue_table
-from pgproof.actions.rescued_rows import compare_rescued, merge_rescued
-from pgproof.actions.restore_cluster import plan_cluster_restore, restore_cluster
-from pgproof.actions.restore_database import plan_database_restore, restore_database
 from pgproof.backup import BackupManager
 from pgproof.errors import PreconditionError
 from pgproof.model.config import PostgresConfig
@@ -36,7 +30,6 @@ from pgproof.model.rescue_request import RescueRequest
 from pgproof.model.restore_plan import RestorePlan
 from pgproof.model.table_names import TableName, parse_table_name
 from pgproof.model.table_rescue import Merge, MergeReport, RescueReport, TableComparison
-from pgproof.postgres.standby import primary_conninfo
 from pgproof.waiting import in_thread
 
 __all__ = [
@@ -68,6 +61,8 @@ class RecoveryManager:
 
     def standby(self, primary: str | None = None, slot: str | None = None) -> Standby:
         """A standby of `primary`, a connection string without a password; by default of the configured server."""
+        from pgproof.postgres.standby import primary_conninfo
+
         return Standby(primary_conninfo(primary, self.postgres), slot or "")
 
     async def plan_restore(
@@ -82,6 +77,8 @@ class RecoveryManager:
         progress: ProgressCallback = no_progress,
     ) -> RestorePlan:
         """What `restore_cluster` would do, after the same checks; writes nothing."""
+        from pgproof.actions.restore_cluster import plan_cluster_restore
+
         config, moved = self.backups.config, tablespaces or {}
         return await in_thread(
             lambda job: plan_cluster_restore(
@@ -106,6 +103,7 @@ class RecoveryManager:
         recover: bool = True,
         owner: str | None = None,
         request: RecoveryRequest = EVERYTHING,
+        planned: Callable[[RestorePlan], None] = lambda _plan: None,
         progress: ProgressCallback = no_progress,
     ) -> RestoreReport:
         """Restore a whole cluster into a missing or empty directory.
@@ -113,9 +111,15 @@ class RecoveryManager:
         `backup_id` may be "latest"; None picks the backup that leads to the target. `tablespaces` maps old
         locations to new ones. With `recover` the cluster is recovered to the target of `request` (by default
         all WAL that there is) and shut down cleanly; `owner` is the operating system user it belongs to, when
-        we are root.
+        we are root. `planned` is told, by the thread that restores, what will be done, before anything is.
         """
+        from pgproof.actions.unlocking import begin_unlocking
+
         config, moved = self.backups.config, tablespaces or {}
+        # With a mirror, which of the two is unlocked is seen later.
+        unlocking = None if config.mirror_bucket else begin_unlocking(config)
+        from pgproof.actions.restore_cluster import restore_cluster
+
         return await in_thread(
             lambda job: restore_cluster(
                 config,
@@ -126,6 +130,8 @@ class RecoveryManager:
                 owner=owner,
                 request=request,
                 job=job,
+                unlocking=unlocking,
+                planned=planned,
             ),
             progress,
         )
@@ -139,6 +145,8 @@ class RecoveryManager:
         **wanted: Any,
     ) -> DatabasePlan:
         """What `restore_database` would do, after the checks that can be made beforehand; takes the same."""
+        from pgproof.actions.restore_database import plan_database_restore
+
         request = self._request(backup_id, target_database, **wanted)
         to, config = wanted.get("to") or self.postgres, self.backups.config
         return await in_thread(lambda job: plan_database_restore(to, config, request, job), progress)
@@ -163,6 +171,8 @@ class RecoveryManager:
         `clean` it stays, and gets what it lacks. Broken off at any point, this leaves the old one as it was. Raises
         ConflictError while others are connected to it, unless the options say `disconnect`.
         """
+        from pgproof.actions.restore_database import restore_database
+
         wanted = self._request(
             backup_id,
             target_database,
@@ -194,6 +204,9 @@ class RecoveryManager:
         source without connections. `mask` is a file of SQL that runs in the copy before anybody can connect; if it
         fails there is no copy. Subscriptions are left out. Raises PreconditionError if there is a `target`.
         """
+        from pgproof.actions.clone_database import clone_database
+        from pgproof.actions.restore_database import restore_database
+
         options = replace(options, subscriptions=False, mask=Path(mask).absolute() if mask else options.mask)
         postgres, config = self.postgres, self.backups.config
         if request is None and backup_id is None:
@@ -299,6 +312,8 @@ class RecoveryManager:
         The live table is only read. `into` names the new table, `csv` a file for all differing rows; the report has
         the first `rows_shown` of each kind. The backup is picked as in `restore_cluster`.
         """
+        from pgproof.actions.rescue_table import rescue_table
+
         name = _table(table)
         target = _table(into, name.schema) if into is not None else None
         wanted = RescueRequest(
@@ -317,6 +332,8 @@ class RecoveryManager:
         progress: ProgressCallback = no_progress,
     ) -> TableComparison:
         """Compare a table that was rescued before with the live one, as it is now."""
+        from pgproof.actions.rescued_rows import compare_rescued
+
         name, path = _table(table), Path(csv).absolute() if csv else None
         other = _table(rescued, name.schema)
         return await in_thread(
@@ -339,6 +356,8 @@ class RecoveryManager:
         of these transactions wrote last. Raises PreconditionError, and merges nothing, where a row would violate a
         constraint.
         """
+        from pgproof.actions.rescued_rows import merge_rescued
+
         name, kind = _table(table), Merge(merge)
         other = _table(rescued, name.schema)
         return await in_thread(
@@ -360,6 +379,8 @@ class RecoveryManager:
         Times as in `point_in_time_recovery`; by default the last 24 hours. Names are asked of the configured
         server, and of a backup for what the server does not know any more.
         """
+        from pgproof.actions.find_damage import find_damage
+
         question = Question(_time(since), _time(until), min_rows, timeline, NamesFrom(names))
         postgres, config = self.postgres, self.backups.config
         return await in_thread(lambda job: find_damage(postgres, config, question, job), progress)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +16,12 @@ from pgproof.model.job import Job
 from pgproof.postgres.delta_directory import DeltaDirectory
 from pgproof.repository.content import PackSource
 from pgproof.repository.frame_slots import DIGEST_LENGTH
-from pgproof.repository.frame_stream import Batch
+from pgproof.repository.frame_stream import Batch, by_pack
 from pgproof.repository.packs import PAGE_TAG_LENGTH, PackIndex
 from pgproof.repository.repository import Repository
 
 _PAGES_AT_ONCE = 512
+_Places = npt.NDArray[np.void]
 
 
 def only_changed(
@@ -33,67 +37,83 @@ def only_changed(
     A page is as it should be if its tag is the one that was stored with it; times and sizes prove nothing.
     """
     _settle(batch, directory, page_size, withheld)
+    comparison = _Comparison(repository, batch, directory, page_size, withheld)
     source = PackSource(repository)
-    places = batch.places
-    total = int(places["pages"].sum(dtype=np.int64)) * page_size
-    kept: list[npt.NDArray[np.void]] = []
+    total = int(batch.places["pages"].sum(dtype=np.int64)) * page_size
+    threads = os.cpu_count() or 1
+    coming: deque[Future[_Places]] = deque()
+    kept: list[_Places] = []
     done = 0
-    for row in places:
-        job.checkpoint()
-        entry = batch.files[int(row["file"])]
-        if withheld(entry):
-            continue
-        index = source.pack(batch.owners[int(row["owner"])], int(row["pack"])).index
-        kept.extend(_different(repository, directory, entry, row, index, page_size))
-        done += int(row["pages"]) * page_size
-        job.report("comparing", done, total)
-    # Still in the order of packs and of pages in them.
-    return replace(batch, places=np.array(kept, places.dtype) if kept else places[:0])
+    with ThreadPoolExecutor(threads, thread_name_prefix="pgproof-delta") as pool:
+        try:
+            for rows in by_pack(batch.places):
+                job.checkpoint()
+                owner, number = batch.owners[int(rows[0]["owner"])], int(rows[0]["pack"])
+                index = source.pack(owner, number).index
+                coming.append(pool.submit(comparison.different, rows, index))
+                if len(coming) > threads:
+                    kept.append(coming.popleft().result())
+                done += int(rows["pages"].sum(dtype=np.int64)) * page_size
+                job.report("comparing", done, total)
+            # Still in the order of packs and of pages in them.
+            kept += [each.result() for each in coming]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return replace(batch, places=np.concatenate(kept, dtype=batch.places.dtype) if kept else batch.places)
 
 
-def _different(
-    repository: Repository,
-    directory: DeltaDirectory,
-    entry: FileEntry,
-    row: npt.NDArray[np.void],
-    index: PackIndex,
-    page_size: int,
-) -> Iterator[npt.NDArray[np.void]]:
-    """The parts of a run whose pages have to be written."""
-    page, pages, file_page = int(row["page"]), int(row["pages"]), int(row["file_page"])
-    for first in range(0, pages, _PAGES_AT_ONCE):
-        count = min(_PAGES_AT_ONCE, pages - first)
-        wanted = None if index.tags is None else index.tags[page + first : page + first + count]
-        if wanted is None or len(wanted) != count:
-            yield _part(row, first, count)  # nothing to compare with, or a damaged map: reading will tell
-            continue
-        data = directory.read(entry.path, (file_page + first) * page_size, count * page_size)
-        data += bytes(count * page_size - len(data))
-        digests = np.frombuffer(repository.hashes.page_digests(data, page_size), np.uint8)
-        tags = np.ascontiguousarray(digests.reshape(-1, DIGEST_LENGTH)[:, :PAGE_TAG_LENGTH]).view("<u8")[:, 0]
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], tags != wanted, [False]]).astype(np.int8)))
-        for start, end in edges.reshape(-1, 2).tolist():
-            yield _part(row, first + start, end - start)
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """Of the pages of a batch with what is in the directory; used by several threads."""
 
+    repository: Repository
+    batch: Batch
+    directory: DeltaDirectory
+    page_size: int
+    withheld: Callable[[FileEntry], bool]
 
-def _part(row: npt.NDArray[np.void], first: int, pages: int) -> npt.NDArray[np.void]:
-    part = row.copy()
-    part["page"] = int(row["page"]) + first
-    part["file_page"] = int(row["file_page"]) + first
-    part["pages"] = pages
-    return part
+    def different(self, rows: _Places, index: PackIndex) -> _Places:
+        """The parts of some runs in one pack whose pages have to be written."""
+        found = [
+            (owner, pack, page + first, pages, file, file_page + first)
+            for owner, pack, page, run, file, file_page in rows.tolist()
+            if not self.withheld(self.batch.files[file])
+            for first, pages in self._stretches(self.batch.files[file], page, run, file_page, index)
+        ]
+        return np.array(found, rows.dtype)
+
+    def _stretches(
+        self, entry: FileEntry, page: int, pages: int, file_page: int, index: PackIndex
+    ) -> Iterator[tuple[int, int]]:
+        size = self.page_size
+        for first in range(0, pages, _PAGES_AT_ONCE):
+            count = min(_PAGES_AT_ONCE, pages - first)
+            wanted = None if index.tags is None else index.tags[page + first : page + first + count]
+            if wanted is None or len(wanted) != count:
+                yield first, count  # nothing to compare with, or a damaged map: reading will tell
+                continue
+            data = self.directory.read(entry.path, (file_page + first) * size, count * size)
+            data += bytes(count * size - len(data))
+            digests = np.frombuffer(self.repository.hashes.page_digests(data, size), np.uint8)
+            tags = np.ascontiguousarray(digests.reshape(-1, DIGEST_LENGTH)[:, :PAGE_TAG_LENGTH]).view("<u8")
+            differ = tags[:, 0] != wanted
+            if differ.any():
+                edges = np.flatnonzero(np.diff(np.concatenate([[False], differ, [False]]).astype(np.int8)))
+                for start, end in edges.reshape(-1, 2).tolist():
+                    yield first + start, end - start
 
 
 def _settle(
     batch: Batch, directory: DeltaDirectory, page_size: int, withheld: Callable[[FileEntry], bool]
 ) -> None:
     places = batch.places
-    order = np.lexsort((places["file_page"], places["file"]))
-    by_file = places[order]
-    numbers, starts = np.unique(by_file["file"], return_index=True)
-    for number, rows in zip(numbers.tolist(), np.split(by_file, starts[1:]), strict=True):
-        entry = batch.files[number]
-        if entry.kind != FILE or withheld(entry):
+    by_file = places[np.lexsort((places["file_page"], places["file"]))]
+    edges = np.flatnonzero(np.diff(by_file["file"].astype(np.int64))) + 1
+    for start, end in zip([0, *edges.tolist()], [*edges.tolist(), len(by_file)], strict=True):
+        rows = by_file[start:end]
+        entry = batch.files[int(rows[0]["file"])] if len(rows) else None
+        if entry is None or entry.kind != FILE or withheld(entry):
             continue
         position, zeros = 0, []
         for first, pages in zip(rows["file_page"].tolist(), rows["pages"].tolist(), strict=True):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pgproof.actions.opening import passphrase_of
+from pgproof.actions.unlocking import passphrase_of
 from pgproof.errors import ConflictError, PreconditionError
 from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig

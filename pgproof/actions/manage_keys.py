@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from pgproof.actions.opening import unlock_bucket
+from pgproof.actions.unlocking import unlock_bucket
 from pgproof.errors import PreconditionError
 from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig

@@ -86,11 +86,12 @@ def write_files(
     writer = _Writer(directory, manifest, plan.recover, job)
     for batch in batches(repository, manifest):
         job.checkpoint()
-        with_pages = set(np.unique(batch.places["file"]).tolist())
+        with_pages = np.zeros(len(batch.files), np.bool_)
+        with_pages[batch.places["file"]] = True
         for number, entry in enumerate(batch.files):
             if entry.kind == DIRECTORY:
                 directory.make_directory(entry)
-            elif number not in with_pages and not writer.withheld(entry):
+            elif not with_pages[number] and not writer.withheld(entry):
                 # Empty, or nothing but pages of zeros: no pack brings it.
                 directory.make_file(entry)
         if isinstance(directory, DeltaDirectory):

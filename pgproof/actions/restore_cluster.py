@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pgproof.actions.materialise import write_control_file, write_files
@@ -17,7 +17,7 @@ from pgproof.actions.restore_handover import (
     write_external_config,
 )
 from pgproof.actions.restore_planning import Prepared, prepare
-from pgproof.actions.restore_recovery import run_recovery
+from pgproof.actions.unlocking import Unlocking
 from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig
 from pgproof.model.job import Job
@@ -69,17 +69,20 @@ def restore_cluster(
     owner: str | None,
     request: RecoveryRequest = EVERYTHING,
     job: Job,
+    unlocking: Unlocking | None = None,
+    planned: Callable[[RestorePlan], None] = lambda _plan: None,
 ) -> RestoreReport:
     """Restore into `data_dir`, which must be missing or empty, or with `delta` hold the same cluster.
 
     Without `backup_id` the backup that leads to the target is picked. With `recover` a private server replays
     the WAL to the target and shuts down cleanly; without it the server's first start does. Killed at any point,
-    it leaves what PostgreSQL refuses to start, or a whole cluster. Raises PreconditionError before the first
-    byte where something is in the way, DataError for damage in the repository.
+    it leaves what PostgreSQL refuses to start, or a whole cluster. `planned` is told the plan before anything is
+    done. Raises PreconditionError before the first byte where something is in the way, DataError for damage in the
+    repository.
     """
     begun = time.monotonic()
     job.report("opening repository")
-    repository = open_for_reading(config)
+    repository = open_for_reading(config, unlocking)
     failpoint("restore.opened")
     prepared = prepare(
         repository,
@@ -94,6 +97,7 @@ def restore_cluster(
     )
     failpoint("restore.planned")
     manifest, plan = prepared.manifest, prepared.plan
+    planned(plan)
     if prepared.existing is not None:
         job.report("removing what is not in the backup")
         clear_for_delta(prepared.existing, manifest, plan.tablespaces)
@@ -155,6 +159,9 @@ def _recover(
     notes: list[str],
     job: Job,
 ) -> tuple[Lsn, dict[str, Path]]:
+    # Only who recovers waits for the driver to be imported, which takes a tenth of a second.
+    from pgproof.actions.restore_recovery import run_recovery
+
     plan = prepared.plan
     forbid_start(plan.data_dir, prepared.user)
     failpoint("restore.forbidden")

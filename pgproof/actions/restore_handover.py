@@ -9,8 +9,7 @@ from pathlib import Path
 from pgproof.actions.materialise import Essentials, find_file
 from pgproof.actions.recovery_choosing import ChosenRecovery
 from pgproof.actions.restore_planning import Prepared, needs_repository
-from pgproof.actions.restore_recovery import NOTHING_MORE
-from pgproof.actions.wal_serving import leave_wal_source
+from pgproof.actions.wal_serving import NOTHING_MORE, leave_wal_source
 from pgproof.errors import PreconditionError
 from pgproof.model.config import BackupConfig
 from pgproof.model.job import Job

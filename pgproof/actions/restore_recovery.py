@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pgproof.actions.restore_planning import Prepared
-from pgproof.actions.wal_serving import wal_source
+from pgproof.actions.wal_serving import NOTHING_MORE, wal_source
 from pgproof.errors import DataError, EngineError
 from pgproof.model.config import BackupConfig
 from pgproof.model.control_file import parse_control_file
@@ -23,8 +23,6 @@ from pgproof.postgres.recovery_tuning import recovery_tuning
 from pgproof.postgres.scratch import Handover, Recovery, scratch_server
 
 _RECOVERY_SECONDS = 24 * 3600.0
-# All WAL that was promised lies in pg_wal already, so whatever is asked for beyond it is truly absent.
-NOTHING_MORE = "exit 1"
 
 
 def run_recovery(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgproof.actions.materialise import Essentials, read_essentials, write_control_file, write_files
-from pgproof.actions.restore_recovery import NOTHING_MORE, refuse_early_end
+from pgproof.actions.restore_recovery import refuse_early_end
+from pgproof.actions.wal_serving import NOTHING_MORE
 from pgproof.model.job import Job
 from pgproof.model.manifest import Manifest
 from pgproof.model.restore_plan import RestorePlan, location_text, plan_restore

@@ -20,7 +20,7 @@ from pgproof.actions.choose_base import choose_base, newest_method
 from pgproof.actions.cluster_identity import ensure_cluster
 from pgproof.actions.opening import open_repository
 from pgproof.actions.standby import StandbySource, standby_server
-from pgproof.actions.take_logical import PAGE_SIZE, LogicalRun
+from pgproof.actions.unlocking import Unlocking
 from pgproof.errors import EngineError, PreconditionError
 from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig, BackupMethod, BackupType, ChangeDetection, PostgresConfig
@@ -39,7 +39,11 @@ _log = logging.getLogger(__name__)
 
 
 def take_backup(
-    postgres: PostgresConfig, config: BackupConfig, backup_type: BackupType, job: Job
+    postgres: PostgresConfig,
+    config: BackupConfig,
+    backup_type: BackupType,
+    job: Job,
+    unlocking: Unlocking | None = None,
 ) -> BackupInfo:
     """Back up the cluster that `postgres` reaches; return the committed backup.
 
@@ -47,7 +51,7 @@ def take_backup(
     cluster runs, TransientError where the same call may succeed later. Nothing is listed unless it is whole.
     """
     job.report("opening repository")
-    repository = open_repository(config)
+    repository = open_repository(config, unlocking)
     with hold_lease(repository, "backup") as lease:
         if config.logical_only:
             return _take_logical(postgres, config, backup_type, repository, lease, job)
@@ -117,6 +121,9 @@ def _take_logical(
     job: Job,
     reason: str = "",
 ) -> BackupInfo:
+    # A physical backup need not wait for what dumps need to be imported.
+    from pgproof.actions.take_logical import PAGE_SIZE, LogicalRun
+
     with closing(connect(postgres)) as connection:
         failpoint("backup.leased")
         facts = read_ordinary_facts(connection)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from pgproof.actions import wal_client
-from pgproof.actions.opening import open_for_reading, open_repository, passphrase_of
+from pgproof.actions.opening import open_for_reading, open_repository
+from pgproof.actions.unlocking import passphrase_of
 from pgproof.actions.wal_ahead import WalServer
 from pgproof.actions.wal_fetch import GRACE_SECONDS, WalFetcher
 from pgproof.errors import EngineError, PreconditionError
@@ -40,6 +41,8 @@ from pgproof.repository.repository import Repository
 from pgproof.repository.wal_archive import WalArchive
 
 CONFIG = "config.toml"
+# Where all WAL that was promised lies in pg_wal already, whatever is asked for beyond it is truly absent.
+NOTHING_MORE = "exit 1"
 _WISH = re.compile(r"([0-9A-Za-z.]{1,64}) ([0-9]{1,10})\n?\Z")
 _POLL_SECONDS = 0.005
 # Never written down: they concern this machine's work, not where the repository is.

@@ -1,6 +1,7 @@
 """The program `pgproof`: parse, run one command, turn what happened into an exit status.
 
-Start-up stays cheap: nothing imported here may import a driver, an object store or rich.
+Start-up stays cheap: nothing imported here may import a driver, an object store or rich, and of the modules of the
+commands only that of the one that is run is imported.
 """
 
 from __future__ import annotations
@@ -8,26 +9,29 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from types import TracebackType
 
-from pgproof.cli import (
-    backups,
-    cleanup,
-    databases,
-    demo,
-    find_damage,
-    keys,
-    metrics,
-    overview,
-    repository,
-    restore,
-    verify,
-    wal,
-)
 from pgproof.cli.exits import EPILOG, Exit, UsageError, exit_status, failure, usage_status
 from pgproof.cli.options import Parser
 from pgproof.cli.screen import Screen
 from pgproof.errors import Cancelled, EngineError
+
+# The modules of `pgproof.cli` in the order of the help, and the commands of each.
+COMMANDS = {
+    "repository": ("init", "check"),
+    "backups": ("create", "mirror", "list"),
+    "overview": ("stats",),
+    "metrics": ("metrics",),
+    "cleanup": ("cleanup", "keep"),
+    "verify": ("verify",),
+    "restore": ("restore",),
+    "databases": ("clone",),
+    "find_damage": ("find-damage",),
+    "wal": ("wal", "restore-point"),
+    "keys": ("keys",),
+    "demo": ("demo",),
+}
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +46,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     if screen.as_json:
         sys.excepthook = _report_bug
     try:
-        args = build_parser().parse_args(arguments)
+        args = build_parser(arguments).parse_args(arguments)
         _set_up_logging(getattr(args, "verbose", 0))
         return int(args.run(args, screen))
     except UsageError as error:
@@ -58,7 +62,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         return Exit.INTERRUPTED
 
 
-def build_parser() -> Parser:
+def build_parser(arguments: Sequence[str] = ()) -> Parser:
+    """The parser for these arguments: if they begin with a command it knows that one only, else all."""
     parser = Parser(
         prog="pgproof",
         description="PostgreSQL backups that prove themselves by being restored.",
@@ -66,21 +71,9 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and stop")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (
-        repository,
-        backups,
-        overview,
-        metrics,
-        cleanup,
-        verify,
-        restore,
-        databases,
-        find_damage,
-        wal,
-        keys,
-        demo,
-    ):
-        module.add_commands(commands)
+    named = [module for module, names in COMMANDS.items() if arguments and arguments[0] in names]
+    for module in named or COMMANDS:
+        import_module(f"pgproof.cli.{module}").add_commands(commands)
     return parser
 
 

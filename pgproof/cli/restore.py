@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pgproof.cli import databases, rescue, text
 from pgproof.cli.engine import open_recovery
@@ -19,6 +19,9 @@ from pgproof.errors import PreconditionError
 from pgproof.model.recovery_request import RecoveryRequest
 from pgproof.model.report import RestoreReport
 from pgproof.model.stop_point import shown
+
+if TYPE_CHECKING:
+    from pgproof.model.restore_plan import RestorePlan
 
 
 def add_commands(commands: Subparsers) -> None:
@@ -102,13 +105,20 @@ def restore(args: argparse.Namespace, screen: Screen) -> int:
         "owner": args.owner,
         "request": RecoveryRequest(target, args.timeline, standby, args.delta),
     }
-    if args.plan or args.delta:
+
+    def tell(plan: RestorePlan) -> None:
+        for line in plan.lines(datetime.now(UTC)):
+            screen.say(line)
+
+    if args.delta and args.yes and not args.plan:
+        # Nobody is asked, so what is told is what this restore has planned itself.
+        options["planned"] = tell
+    elif args.plan or args.delta:
         with progress_bar(screen) as progress:
             plan = wait_for(manager.plan_restore(args.backup_id, args.data_dir, progress=progress, **options))
         if args.plan:
             screen.document(plan.to_json())
-        for line in plan.lines(datetime.now(UTC)):
-            screen.say(line)
+        tell(plan)
         if args.plan:
             return Exit.OK
         screen.confirm(f"Overwrite the cluster in {printable(str(plan.data_dir))}?")

@@ -55,6 +55,6 @@ def parse_head(head: bytes, page_size: int, segment_pages: int) -> IncrementalHe
     blocks = np.frombuffer(head, "<u4", count, HEAD_LENGTH).astype(np.uint32)
     if count and (int(blocks[-1]) >= segment_pages or np.any(np.diff(blocks.astype(np.int64)) <= 0)):
         raise DataError("an incremental file's blocks are not in order")
-    if any(head[HEAD_LENGTH + 4 * count :]):
+    if head[HEAD_LENGTH + 4 * count :].strip(b"\0"):
         raise DataError("an incremental file has something where zeros belong")
     return IncrementalHead(blocks, truncation, len(head))

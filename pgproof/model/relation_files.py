@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 DEFAULT_TABLESPACE, GLOBAL_TABLESPACE = 1663, 1664
@@ -32,6 +33,7 @@ class RelationFile(NamedTuple):
     segment: int
 
 
+@lru_cache(16)  # of one file it is asked more than once
 def relation_file(path: bytes) -> RelationFile | None:
     """What `path` holds, or None for anything but a relation's file."""
     found = _FILE.match(path)

@@ -97,8 +97,11 @@ class LimitBlocks:
     """For each fork that was created, shortened or removed in a range of WAL: the least length that it had."""
 
     limits: dict[tuple[Relation, int], int] = field(default_factory=dict)
+    _new_databases: set[tuple[int, int]] = field(default_factory=set)
 
     def add(self, relation: Relation, fork: int, block: int) -> None:
+        if not relation.number:
+            self._new_databases.add((relation.tablespace, relation.database))
         key = relation, fork
         self.limits[key] = min(block, self.limits.get(key, block))
 
@@ -118,4 +121,4 @@ class LimitBlocks:
         return self._database_is_new(relation) or any((relation, fork) in self.limits for fork in range(4))
 
     def _database_is_new(self, relation: Relation) -> bool:
-        return any((relation._replace(number=0), fork) in self.limits for fork in range(4))
+        return (relation.tablespace, relation.database) in self._new_databases

@@ -94,7 +94,7 @@ def parse_header(header: bytes) -> Member:
     size = _size(header[124:136])
     if kind not in (FILE, DIRECTORY, SYMLINK) or not 0 <= size <= _MAX_SIZE:
         raise DataError("an archive member of a kind PostgreSQL does not send", kind=kind, size=size)
-    if header[257:263] != b"ustar\0" or any(header[345:500]):
+    if header[257:263] != b"ustar\0" or header[345:500].strip(b"\0"):
         raise DataError("not an archive in the ustar format that PostgreSQL writes")
     return Member(
         name.removesuffix(b"/") if kind == DIRECTORY else name,

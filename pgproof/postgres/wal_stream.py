@@ -6,6 +6,7 @@ our connection however we die. Replies go out while the store is slow: only the 
 
 from __future__ import annotations
 
+import os
 import secrets
 import select
 import threading
@@ -129,6 +130,8 @@ class WalStream:
         self._sink = sink
         self._claim_flush = claim_flush
         self._stop = threading.Event()
+        # Written to, it ends the waiting for the server: a backup does not wait for what its quiet server says next.
+        self._waker: tuple[int, int] | None = None
         self._written = Lsn(0)
         self.failure: EngineError | None = None
         self._thread = threading.Thread(target=self._run, name="pgproof-wal", daemon=True)
@@ -139,6 +142,7 @@ class WalStream:
         result = self._pgconn.exec_(text.encode())
         if result.status != pq.ExecStatus.COPY_BOTH:
             raise result_error(result, "START_REPLICATION")
+        self._waker = os.pipe()
         self._thread.start()
 
     def check(self) -> None:
@@ -149,7 +153,12 @@ class WalStream:
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join()
+        if self._waker is not None:
+            os.write(self._waker[1], b"!")
+            self._thread.join()
+            for fd in self._waker:
+                os.close(fd)
+            self._waker = None
 
     def _run(self) -> None:
         try:
@@ -166,6 +175,8 @@ class WalStream:
     def _receive(self) -> None:
         poll = select.poll()
         poll.register(self._pgconn.socket, select.POLLIN)
+        if self._waker is not None:
+            poll.register(self._waker[0], select.POLLIN)
         next_status = 0.0
         while not self._stop.is_set():
             if time.monotonic() >= next_status:

@@ -107,6 +107,15 @@ def _sorted(files: list[FileEntry], owners: dict[str, int], tables: list[npt.NDA
     return Batch(files, list(owners), places[order])
 
 
+def by_pack(places: npt.NDArray[np.void]) -> Iterator[npt.NDArray[np.void]]:
+    """The places of each pack, in order."""
+    keys = places["owner"].astype(np.int64) << 32 | places["pack"].astype(np.int64)
+    edges = (np.flatnonzero(np.diff(keys)) + 1).tolist()
+    for start, end in zip([0, *edges], [*edges, len(places)], strict=True):
+        if start < end:
+            yield places[start:end]
+
+
 def read_batch(
     repository: Repository,
     batch: Batch,
@@ -122,9 +131,6 @@ def read_batch(
     object, file and page, goes to `damaged` and the reading goes on; without it the first one is raised.
     """
     source = PackSource(repository)
-    keys = batch.places["owner"].astype(np.int64) << 32 | batch.places["pack"].astype(np.int64)
-    edges = np.flatnonzero(np.diff(keys)) + 1
-    groups = np.split(np.arange(len(keys)), edges) if len(keys) else []
     pending: set[Future[int]] = set()
 
     def one(info: ObjectInfo, rows: npt.NDArray[np.void]) -> int:
@@ -133,8 +139,7 @@ def read_batch(
 
     with ThreadPoolExecutor(threads, thread_name_prefix="pgproof-read") as pool:
         try:
-            for group in groups:
-                rows = batch.places[group]
+            for rows in by_pack(batch.places):
                 owner, number = batch.owners[int(rows[0]["owner"])], int(rows[0]["pack"])
                 try:
                     info = source.info(owner, number)

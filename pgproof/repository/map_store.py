@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from array import array
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from pgproof.failpoints import failpoint
@@ -12,6 +14,9 @@ from pgproof.model.job import Job
 from pgproof.model.manifest import MapRef
 from pgproof.repository.repository import Repository
 from pgproof.repository.run_table import RunTable
+
+# Each is small, and waits for the store or the disk.
+_AT_ONCE = 4
 
 
 @dataclass(slots=True)
@@ -49,24 +54,37 @@ def store_maps(
     """The segments in order, and the bytes that were stored for them now."""
     refs: list[MapRef] = []
     stored = 0
+    storing: deque[tuple[Future[tuple[str, int]], SegmentBuilder]] = deque()
     builder = SegmentBuilder()
 
-    def store() -> int:
-        name, nbytes = repository.create_map(builder.encode())
+    def create(payload: bytes) -> tuple[str, int]:
+        created = repository.create_map(payload)
         failpoint("map.stored")
-        refs.append(MapRef(name, builder.first, len(builder), builder.bytes, builder.pages))
+        return created
+
+    def settle(most: int) -> int:
+        """Wait until no more than so many are on their way; in the order of the paths."""
+        nbytes = 0
+        while len(storing) > most:
+            future, built = storing.popleft()
+            name, length = future.result()
+            nbytes += length
+            refs.append(MapRef(name, built.first, len(built), built.bytes, built.pages))
         return nbytes
 
-    for number in sorted(range(len(files.paths)), key=files.paths.__getitem__):
-        path = files.paths[number]
-        if len(builder) and (builder.full or cuts_before(repository.hashes.frame_hash(path))):
-            stored += store()
-            builder = SegmentBuilder()
-            job.checkpoint()
-        kind, size, mode = files.kinds[number], files.sizes[number], files.modes[number]
-        builder.add(path, kind, size, mode, runs.rows_of(number), owners)
-    if len(builder):
-        stored += store()
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="pgproof-map") as pool:
+        for number in sorted(range(len(files.paths)), key=files.paths.__getitem__):
+            path = files.paths[number]
+            if len(builder) and (builder.full or cuts_before(repository.hashes.frame_hash(path))):
+                storing.append((pool.submit(create, builder.encode()), builder))
+                stored += settle(_AT_ONCE)
+                builder = SegmentBuilder()
+                job.checkpoint()
+            kind, size, mode = files.kinds[number], files.sizes[number], files.modes[number]
+            builder.add(path, kind, size, mode, runs.rows_of(number), owners)
+        if len(builder):
+            storing.append((pool.submit(create, builder.encode()), builder))
+        stored += settle(0)
     return tuple(refs), stored
 
 

@@ -12,25 +12,40 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pgproof.model.filemap import RUN_TYPE, ZEROS, Runs
+from pgproof.model.filemap import RUN_TYPE, ZEROS, Runs, distinct
 from pgproof.repository.in_file import forget, in_file
 
 ROWS_IN_MEMORY = 1 << 19
 _FORGET_EVERY = 16 << 20
+# So few runs are cheaper one by one than by numpy.
+_FEW = 8
 _COLUMNS = 6
 _FILE, _FILE_PAGE, _PAGES, _OWNER, _PACK, _PACK_PAGE = range(_COLUMNS)
 _RUN_NAMES = ("file_page", "pages", "owner", "pack", "pack_page")
 _Table = npt.NDArray[np.uint32]
+_NOTHING: _Table = np.empty((_COLUMNS, 0), np.uint32)
 
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Columns of rows that are sorted by file and page; `first` and `last` are file numbers."""
+    """Columns of rows that are sorted by file and page; `first` and `last` are file numbers.
+
+    `starts`, if there is one, says where the rows of each file between them begin, and those of the last one end.
+    """
 
     columns: _Table
     first: int
     last: int
     memory: mmap.mmap | None = None
+    starts: npt.NDArray[np.int64] | None = None
+
+    def rows_of(self, file: int) -> _Table:
+        if self.starts is not None:
+            at = file - self.first
+            start, end = self.starts[at], self.starts[at + 1]
+        else:
+            start, end = np.searchsorted(self.columns[_FILE], [file, file + 1])
+        return self.columns[:, start:end]
 
     def forget(self) -> None:
         if self.memory is not None:
@@ -72,7 +87,9 @@ class RunTable:
 
     def extend(self, file: int, runs: Runs) -> None:
         """Add many runs of one file at once; their owners are the caller's numbers, or ZEROS."""
-        if not len(runs):
+        if len(runs) <= _FEW:
+            for run in runs.tolist():
+                self.add(file, *run)
             return
         if len(self._rows) >= self._most:
             self._spool()
@@ -81,10 +98,10 @@ class RunTable:
         for name, column in zip(_RUN_NAMES, range(_FILE_PAGE, _COLUMNS), strict=True):
             table[:, column] = runs[name]
         self._rows.frombytes(table.tobytes())
-        for owner in np.unique(runs["owner"]).tolist():
+        for owner in distinct(runs["owner"]):
             its = runs["owner"] == owner
             self._pages[owner] = self._pages.get(owner, 0) + int(runs["pages"][its].sum(dtype=np.int64))
-            self._packs.setdefault(owner, set()).update(np.unique(runs["pack"][its]).tolist())
+            self._packs.setdefault(owner, set()).update(distinct(runs["pack"][its]))
 
     def finish(self) -> None:
         if self._rows:
@@ -100,12 +117,8 @@ class RunTable:
 
     def rows_of(self, file: int) -> Runs:
         """The runs of one file, in order of its pages."""
-        parts = []
-        for chunk in self._chunks:
-            if chunk.first <= file <= chunk.last:
-                start, end = np.searchsorted(chunk.columns[_FILE], [file, file + 1])
-                parts.append(chunk.columns[:, start:end])
-        table = np.concatenate(parts, axis=1) if parts else np.empty((_COLUMNS, 0), np.uint32)
+        parts = [chunk.rows_of(file) for chunk in self._chunks if chunk.first <= file <= chunk.last]
+        table = parts[0] if len(parts) == 1 else np.concatenate([_NOTHING, *parts], axis=1)
         self._read += table.nbytes
         if self._read > _FORGET_EVERY:
             self._read = 0
@@ -128,7 +141,12 @@ class RunTable:
 
 
 def _chunk(rows: _Table, memory: mmap.mmap | None = None) -> _Chunk:
-    return _Chunk(rows, int(rows[_FILE, 0]), int(rows[_FILE, -1]), memory)
+    first, last = int(rows[_FILE, 0]), int(rows[_FILE, -1])
+    starts = None
+    if memory is None and last - first < 2 * rows.shape[1]:
+        # Cheaper than a search for each file; not of what waits in a file, so that memory stays bounded.
+        starts = np.searchsorted(rows[_FILE], np.arange(first, last + 2, dtype=np.uint32))
+    return _Chunk(rows, first, last, memory, starts)
 
 
 def _joined(table: _Table) -> _Table:

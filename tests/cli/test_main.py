@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pgproof.cli.exits import Exit, error_document, exit_status
-from pgproof.cli.main import build_parser, run
+from pgproof.cli.main import COMMANDS, build_parser, run
 from pgproof.cli.restore import tablespace_mapping
 from pgproof.cli.via_prefect import deployment_command
 from pgproof.errors import ConflictError, DataError, EngineError, PreconditionError, TransientError
@@ -35,6 +35,22 @@ sys.exit(", ".join(sorted(heavy & sys.modules.keys())) or 0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", [name for names in COMMANDS.values() for name in names])
+def test_a_command_is_parsed_without_the_others(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    helps = []
+    for parser in (build_parser([command]), build_parser()):
+        with pytest.raises(SystemExit):
+            parser.parse_args([command, "--help"])
+        helps.append(capsys.readouterr().out)
+    assert helps[0] == helps[1] != ""
+
+
+def test_every_command_has_its_module() -> None:
+    known = {name for names in COMMANDS.values() for name in names}
+    offered = next(action.choices for action in build_parser()._actions if action.choices)
+    assert set(offered) == known
 
 
 def test_the_promised_script_is_the_same_program() -> None:

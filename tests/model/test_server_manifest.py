@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import psycopg
@@ -46,6 +47,16 @@ def test_a_real_manifest_in_any_pieces(real: bytes) -> None:
     assert {b"backup_label", b"global/pg_control", b"PG_VERSION"} <= {file.path for file in whole}
     for count in (1, 10, 1000):
         assert _read(real, sorted(random.choices(range(len(real)), k=count))) == whole
+
+
+def test_it_is_read_as_the_json_that_it_is(real: bytes) -> None:
+    listed = json.loads(real)["Files"]
+    assert _read(real, []) == [
+        ManifestFile(
+            file["Path"].encode(), file["Size"], int.from_bytes(bytes.fromhex(file["Checksum"]), "little")
+        )
+        for file in listed
+    ]
 
 
 def test_a_real_manifest_byte_by_byte(real: bytes) -> None:
