@@ -21,6 +21,7 @@ from pgproof.cli import (
     overview,
     repository,
     restore,
+    status,
     verify,
     wal,
 )
@@ -71,6 +72,7 @@ def build_parser() -> Parser:
         backups,
         overview,
         metrics,
+        status,
         cleanup,
         verify,
         restore,
