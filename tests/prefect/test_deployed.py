@@ -97,6 +97,7 @@ def test_bootstrapping_and_deploying_again_changes_nothing(stack: Stack) -> None
             ("daily-full", 1),
             ("database", 0),
             ("database", 0),
+            ("hourly", 1),
             ("hourly-incremental", 1),
             ("often", 1),
             ("table", 0),
