@@ -85,7 +85,7 @@ class Standing:
         newest = max((each for each in (self.newest, self.backup_at) if each is not None), default=None)
         if newest is None:
             return None
-        if self.lag_seconds is not None:
+        if self.lag_seconds is not None and not self.gaps:  # what is stored behind a gap cannot be restored
             return timedelta(seconds=self.lag_seconds)
         return max(timedelta(0), self.at - newest)
 

@@ -14,12 +14,16 @@ from typing import Any
 import pytest
 
 from campaigns.small_repository import make_small
+from pgproof.actions.opening import open_repository
 from pgproof.actions.watch import announce
 from pgproof.cli.exits import Exit
 from pgproof.cli.main import run
 from pgproof.model.alarms import Record
+from pgproof.model.config import BackupConfig, VerifyLevel
 from pgproof.model.objectives import Broken
+from pgproof.model.report import VerificationReport
 from pgproof.repository.alarm_log import LocalLog
+from pgproof.repository.catalog import list_backups, store_verification
 from tests.support.receiver import Receiver, receiver
 
 
@@ -82,6 +86,26 @@ def test_a_condition_that_holds_is_the_exit_status(
     error = answer(capsys, "--fail-if", "age>1h", status=Exit.PRECONDITION)["error"]
     assert error["message"] == "not a condition"
     assert answer(capsys, "--cluster", "other", "--fail-if", "objective", status=Exit.NOT_PASSED)["failed"]
+
+
+def test_the_last_proof_and_how_long_it_took(
+    repository: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert answer(capsys)["proof_at"] is None
+    config = BackupConfig(backup_dir=str(repository), encryption=False)
+    opened = open_repository(config)
+    first = list_backups(opened)[0].backup_id
+    now = datetime.now(UTC)
+    store_verification(opened, VerificationReport(first, VerifyLevel.START, True, True, now, 120.0, 1))
+    found = answer(capsys, "--fail-if", "proof-age>1h", "--fail-if", "rto>3m")
+    assert (found["newest_proven"], found["measured_rto_seconds"]) == (first, 120.0)
+    monkeypatch.setenv("BACKUP_RTO_MINUTES", "1")
+    assert [each["key"] for each in answer(capsys)["broken"]] == ["rto"]
+    # A newest backup that fails its verification is not the newest good one any more.
+    newest = found["newest_good"]
+    store_verification(opened, VerificationReport(newest, VerifyLevel.FULL, False, False, now, 1.0, 1))
+    found = answer(capsys, "--fail-if", "degraded", status=Exit.NOT_PASSED)
+    assert found["newest_good"] not in (newest, None)
 
 
 def test_one_alarm_and_one_recovery_are_told(

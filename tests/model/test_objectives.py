@@ -49,6 +49,8 @@ NOTHING = Standing("main", NOON)
         # One cause, one alarm.
         (NOTHING, {"backup_max_age_hours": 4, "rpo_minutes": 1}, ["no-backup"]),
         (replace(FINE, gaps=("a gap",)), {}, ["gap"]),
+        # What is stored behind a gap is of no use, whatever the server says of its lag.
+        (replace(FINE, gaps=("a gap",)), {"rpo_minutes": 29}, ["gap", "rpo"]),
         (replace(FINE, flawed=("it is damaged",)), {}, ["degraded"]),
         (replace(FINE, cleanup_since=NOON - timedelta(days=1)), {}, ["cleanup"]),
     ],
