@@ -50,12 +50,12 @@ def watch(
         return Watched(standing, error, broken)
     place = config.repository_url or config.backup_dir or config.s3_bucket or ""
     told = []
-    reach = LocalLog(folder_for(state, place, config.cluster, "reach"))
-    message = announce(reach, config.cluster, broken if standing is None else (), tell)
-    told.append(message)
+    reach = folder_for(state, place, config.cluster, "reach")
+    # Where it was never out of reach nothing needs to be remembered here, and the state directory need not exist.
+    if standing is None or reach.exists():
+        told.append(announce(LocalLog(reach), config.cluster, broken if standing is None else (), tell))
     if standing is not None:
-        message = _announce_broken(config, folder_for(state, place, config.cluster, "all"), broken, tell)
-        told.append(message)
+        told.append(_announce_broken(config, folder_for(state, place, config.cluster, "all"), broken, tell))
     return Watched(standing, error, broken, tuple(each for each in told if each is not None))
 
 
@@ -71,10 +71,14 @@ def _announce_broken(
         tell(subject, body)
 
     try:
-        return announce(RepositoryLog(open_repository(config)), config.cluster, broken, tell_now)
+        message = announce(RepositoryLog(open_repository(config)), config.cluster, broken, tell_now)
     except EngineError:
         if telling:
             raise
+    else:
+        # Without anything to write it is not known whether it may: an alarm that is known here has recovered, too.
+        if message is not None or broken or not local.exists():
+            return message
     return announce(LocalLog(local), config.cluster, broken, tell)
 
 

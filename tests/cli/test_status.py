@@ -146,6 +146,23 @@ def test_a_repository_that_is_away_is_told_as_well(
     assert titles(hook)[1:] == ["pgproof main: recovered"]
 
 
+def test_where_the_repository_takes_no_record_this_machine_remembers(
+    repository: Path,
+    hook: Receiver,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # No folder can be made here; rights would not stop root.
+    (repository / "clusters" / "main" / "alarms").touch()
+    monkeypatch.setenv("BACKUP_MAX_AGE_HOURS", "1")
+    for _ in range(2):
+        answer(capsys, "--notify")
+    monkeypatch.delenv("BACKUP_MAX_AGE_HOURS")
+    for _ in range(2):
+        answer(capsys, "--notify")
+    assert titles(hook) == ["pgproof main: 1 broken (backup-age)", "pgproof main: recovered"]
+
+
 def test_a_damaged_record_is_told_anew(
     repository: Path,
     hook: Receiver,
