@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr
 
 from pgproof.errors import PreconditionError
 from pgproof.model.config import BackupConfig, BackupMethod, ChangeDetection
+from pgproof.model.objectives import NAMES as OBJECTIVES
 from pgproof.model.retention_policy import SETTINGS
 
 
@@ -43,6 +44,11 @@ class BackupRepository(Block):
         keep_at_least: How many good backups are kept in any case.
         pitr_days: How far back every moment can be restored.
         storage_price_per_gb_month: What storage costs, for the reports.
+        backup_max_age_hours: Objective: how old the newest good backup may be.
+        proof_max_age_days: Objective: how long ago the last proof may be.
+        rpo_minutes: Objective: how much may be lost.
+        rto_minutes: Objective: how long a restore may take.
+        notify_url: Who is told when an objective is broken.
         max_rate: Limit for the server's sending.
         fast_checkpoint: Whether the server starts the backup with an immediate checkpoint.
         change_detection: How backups that build on others find what changed.
@@ -139,6 +145,22 @@ class BackupRepository(Block):
         title="Storage price per GB-month",
         description="What the store charges for a GB and a month; the reports then show costs.",
     )
+    backup_max_age_hours: int | None = Field(
+        default=None, ge=1, description="Objective: the newest good backup is not older than so many hours."
+    )
+    proof_max_age_days: int | None = Field(
+        default=None, ge=1, description="Objective: a backup was restored and started within so many days."
+    )
+    rpo_minutes: int | None = Field(
+        default=None, ge=1, description="Objective: never are more than so many minutes of changes lost."
+    )
+    rto_minutes: int | None = Field(
+        default=None, ge=1, description="Objective: a restore takes no longer than so many minutes."
+    )
+    notify_url: SecretStr | None = Field(
+        default=None,
+        description="Who is told of a broken objective where no notification block is named, in Apprise's form.",
+    )
     max_rate: int | None = Field(
         default=None,
         ge=32,
@@ -203,9 +225,10 @@ class BackupRepository(Block):
             encryption=self.encryption,
             passphrase=self.passphrase.get_secret_value() if self.passphrase else None,
             passphrase_file=self.passphrase_file or None,
+            notify_url=self.notify_url.get_secret_value() if self.notify_url else None,
             compression=self.compression,
             compression_level=self.compression_level,
-            **{name: getattr(self, name) for name in SETTINGS},
+            **{name: getattr(self, name) for name in (*SETTINGS, *OBJECTIVES)},
             storage_price_per_gb_month=self.storage_price_per_gb_month,
             max_rate=self.max_rate,
             fast_checkpoint=self.fast_checkpoint,
@@ -240,9 +263,10 @@ class BackupRepository(Block):
                 "encryption": config.encryption,
                 "passphrase": config.passphrase,
                 "passphrase_file": config.passphrase_file,
+                "notify_url": config.notify_url,
                 "compression": config.compression,
                 "compression_level": config.compression_level,
-                **{name: getattr(config, name) for name in SETTINGS},
+                **{name: getattr(config, name) for name in (*SETTINGS, *OBJECTIVES)},
                 "storage_price_per_gb_month": config.storage_price_per_gb_month,
                 "max_rate": config.max_rate,
                 "fast_checkpoint": config.fast_checkpoint,

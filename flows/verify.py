@@ -65,6 +65,9 @@ def verify_and_report(
         cluster,
         {"backup_id": report.backup_id, "level": str(report.level), "proven": report.proven},
     )
+    if report.proven:
+        # An event of its own: what automations miss is an event, whatever it says.
+        publish_event("pgproof.backup.proven", cluster, {"backup_id": report.backup_id})
     return report
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pgproof.actions.keep import KeepReport
     from pgproof.actions.mirror import MirrorReport
     from pgproof.actions.restore_point import RestorePoint
+    from pgproof.actions.watch import Tell, Watched
     from pgproof.model.cleanup_report import CleanupReport
     from pgproof.model.overview import Catalog, Overview
     from pgproof.model.source_fingerprint import SourceFingerprint
@@ -104,6 +105,19 @@ class BackupManager:
         from pgproof.actions.mirror import list_copies
 
         return await in_thread(lambda _job: list_copies(self.config, backup_type))
+
+    async def watch(self, *, notify: bool = False, tell: Tell | None = None) -> Watched:
+        """How the backups stand, and what of the objectives is broken.
+
+        With `tell`, or with `notify` through `notify_url`, what is new, due again or has recovered is told, each once. A
+        repository that cannot be read is an answer here, and no error. Raises PreconditionError where nobody to tell
+        is configured, and what `tell` does (TransientError): then it is told at the next look.
+        """
+        from pgproof.actions.notify import teller
+        from pgproof.actions.watch import watch
+
+        to = teller(self.config) if tell is None and notify else tell
+        return await in_thread(lambda _job: watch(self.postgres, self.config, to))
 
     async def verify_backup(
         self,

@@ -51,7 +51,13 @@ def secrets_of(postgres: PostgresConfig, config: BackupConfig) -> set[str]:
     hidden = [value for key, value in options.items() if any(word in key for word in _SECRET_OPTIONS)]
     return {
         value
-        for value in (postgres.password, config.passphrase, config.s3_secret_access_key, *hidden)
+        for value in (
+            postgres.password,
+            config.passphrase,
+            config.s3_secret_access_key,
+            config.notify_url,
+            *hidden,
+        )
         if value
     }
 

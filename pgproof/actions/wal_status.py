@@ -34,6 +34,7 @@ from pgproof.postgres.standby_slots import other_servers
 from pgproof.postgres.wal_health import read_wal_health
 from pgproof.postgres.wal_stream import SystemIdentity, identify_system
 from pgproof.repository.catalog import list_backups
+from pgproof.repository.repository import Repository
 from pgproof.repository.wal_archive import WalArchive
 from pgproof.repository.wal_inventory import Inventory, StoredWal
 
@@ -51,11 +52,23 @@ def wal_status(
     Raises the errors of a repository that cannot be opened; a server that cannot be asked is a problem in the answer.
     """
     repository = open_for_reading(config)
+    return status_of(repository, postgres, list_backups(repository), slot, limits, free_bytes)
+
+
+def status_of(
+    repository: Repository,
+    postgres: PostgresConfig,
+    all_backups: Sequence[BackupInfo],
+    slot: str = DEFAULT_SLOT,
+    limits: WalLimits | None = None,
+    free_bytes: int | None = None,
+) -> WalStatus:
+    """`wal_status` of an opened repository with these backups."""
     archive = WalArchive.open(repository)
     inventory = archive.inventory()
     coverage = inventory.coverage()
     histories = {number: archive.history(number) for number in {1, *inventory.histories, *coverage.timelines}}
-    backups = [each for each in list_backups(repository) if each.method == PHYSICAL]
+    backups = [each for each in all_backups if each.method == PHYSICAL]
     now = datetime.now(UTC)
     minimal = {(segment.timeline, segment.start + at) for segment, at in inventory.minimal}
     primary, problem = None, ""

@@ -23,6 +23,7 @@ COMMANDS = {
     "backups": ("create", "mirror", "list"),
     "overview": ("stats",),
     "metrics": ("metrics",),
+    "status": ("status",),
     "cleanup": ("cleanup", "keep"),
     "verify": ("verify",),
     "restore": ("restore",),

@@ -40,6 +40,11 @@ VARIABLES = {
     "BACKUP_KEEP_MONTHLY": "keep_monthly",
     "BACKUP_KEEP_AT_LEAST": "keep_at_least",
     "BACKUP_PITR_DAYS": "pitr_days",
+    "BACKUP_MAX_AGE_HOURS": "backup_max_age_hours",
+    "BACKUP_PROOF_MAX_AGE_DAYS": "proof_max_age_days",
+    "BACKUP_RPO_MINUTES": "rpo_minutes",
+    "BACKUP_RTO_MINUTES": "rto_minutes",
+    "BACKUP_NOTIFY_URL": "notify_url",
     "BACKUP_CHANGE_DETECTION": "change_detection",
     "BACKUP_STANDBY": "standby",
     "BACKUP_METHOD": "method",
@@ -48,7 +53,10 @@ VARIABLES = {
 _PLACE = frozenset({"repository_url", "backup_dir", "s3_bucket"})
 _PASSPHRASE = frozenset({"passphrase", "passphrase_file"})
 _RULES = frozenset(RULES)
-_SECRETS = {"postgres": {"password", "sslpassword"}, "backup": {"passphrase", "s3_secret_access_key"}}
+_SECRETS = {
+    "postgres": {"password", "sslpassword"},
+    "backup": {"passphrase", "s3_secret_access_key", "notify_url"},
+}
 
 
 @dataclass(frozen=True, slots=True)

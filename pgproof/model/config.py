@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from pgproof.errors import PreconditionError
+from pgproof.model.objectives import Objectives
 from pgproof.model.retention_policy import RetentionPolicy, policy_of
 
 _CLUSTER_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}\Z")
@@ -184,6 +185,8 @@ class BackupConfig:
     `retention_days` and `keep_…` say how long backups are kept, and `pitr_days` for how long every moment can be
     restored (docs/decisions/0014-retention.md); without any, 24 hours, 30 days, 52 weeks and 84 months.
     `storage_price_per_gb_month` is what the store charges for 10^9 bytes and a month; reports then show costs.
+    `backup_max_age_hours`, `proof_max_age_days`, `rpo_minutes` and `rto_minutes` are objectives: what is not set is not
+    judged. `notify_url` (Apprise's form, a secret) is who is told (docs/decisions/0015-objectives-and-notifications.md).
     """
 
     backup_dir: str | None = None
@@ -226,6 +229,11 @@ class BackupConfig:
     keep_at_least: int | None = None
     pitr_days: int | None = None
     storage_price_per_gb_month: float | None = None
+    backup_max_age_hours: int | None = None
+    proof_max_age_days: int | None = None
+    rpo_minutes: int | None = None
+    rto_minutes: int | None = None
+    notify_url: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not _CLUSTER_NAME.match(self.cluster):
@@ -269,6 +277,7 @@ class BackupConfig:
                 storage_price_per_gb_month=self.storage_price_per_gb_month,
             )
         _ = self.retention  # what is no rule is refused now, and not when it would be used
+        _ = self.objectives
         if self.standby and self.logical_only:
             raise PreconditionError(
                 "a logical backup is taken from one server",
@@ -289,6 +298,12 @@ class BackupConfig:
         )
 
     @property
+    def objectives(self) -> Objectives:
+        return Objectives(
+            self.backup_max_age_hours, self.proof_max_age_days, self.rpo_minutes, self.rto_minutes
+        )
+
+    @property
     def selects(self) -> bool:
         """Whether databases or tables are named, so that only a logical backup can be meant."""
         return bool(self.databases or self.tables or self.exclude_tables)
@@ -299,7 +314,7 @@ class BackupConfig:
         return self.method is BackupMethod.LOGICAL or self.selects
 
     def completed(self, environ: Mapping[str, str]) -> Self:
-        """The same, with what it leaves open of the passphrase and of S3 access taken from `environ`."""
+        """The same, with what it leaves open of the passphrase, of S3 access and of whom to tell taken from `environ`."""
         found = type(self).from_env(environ)
         passphrase, file = self.passphrase, self.passphrase_file
         if not passphrase and not file:
@@ -308,6 +323,7 @@ class BackupConfig:
             self,
             passphrase=passphrase,
             passphrase_file=file,
+            notify_url=self.notify_url or found.notify_url,
             s3_region=self.s3_region or found.s3_region,
             s3_endpoint=self.s3_endpoint or found.s3_endpoint,
         )
@@ -348,6 +364,11 @@ class BackupConfig:
             "keep_monthly": _number(environ, "BACKUP_KEEP_MONTHLY"),
             "keep_at_least": _number(environ, "BACKUP_KEEP_AT_LEAST"),
             "pitr_days": _number(environ, "BACKUP_PITR_DAYS"),
+            "backup_max_age_hours": _number(environ, "BACKUP_MAX_AGE_HOURS"),
+            "proof_max_age_days": _number(environ, "BACKUP_PROOF_MAX_AGE_DAYS"),
+            "rpo_minutes": _number(environ, "BACKUP_RPO_MINUTES"),
+            "rto_minutes": _number(environ, "BACKUP_RTO_MINUTES"),
+            "notify_url": environ.get("BACKUP_NOTIFY_URL") or None,
             "standby": environ.get("BACKUP_STANDBY") or None,
             "change_detection": _change_detection(environ.get("BACKUP_CHANGE_DETECTION", "").strip() or None),
             "method": _method(environ.get("BACKUP_METHOD", "").strip() or None),

@@ -35,6 +35,7 @@ class ClusterLayout:
         self.fingerprints = f"{self.root}fingerprints/"
         self.condemned = f"{self.root}condemned/"
         self.cleanups = f"{self.root}cleanups/"
+        self.alarms = f"{self.root}alarms/"
 
     def intent(self, backup_id: str) -> str:
         return f"{self.backups}{backup_id}/intent"
@@ -56,6 +57,9 @@ class ClusterLayout:
 
     def cleanup(self, at: datetime, nonce: str) -> str:
         return f"{self.cleanups}{at:%Y%m%dT%H%M%S%fZ}-{nonce}"
+
+    def alarm(self, number: int) -> str:
+        return f"{self.alarms}{number:08d}"
 
     def verifications(self, backup_id: str) -> str:
         return f"{self.backups}{backup_id}/verified/"

@@ -50,6 +50,7 @@ class Kind(IntEnum):
     PIN = 12
     CONDEMNED = 13
     CLEANUP = 14
+    ALARMS = 15
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,11 @@ def test_the_variables_are_those_the_engine_reads(variable: str) -> None:
         "BACKUP_COMPRESSION": "off",
         "BACKUP_ENCRYPTION": "off",
         "BACKUP_RETENTION_DAYS": "9",
-        **{name: "5" for name in VARIABLES if "_KEEP_" in name or name == "BACKUP_PITR_DAYS"},
+        **{
+            name: "5"
+            for name in VARIABLES
+            if name.endswith(("_HOURS", "_DAYS", "_MINUTES")) or "_KEEP_" in name
+        },
         "BACKUP_CHANGE_DETECTION": "summaries",
         "BACKUP_METHOD": "logical",
         "BACKUP_STORAGE_PRICE_PER_GB_MONTH": "0.023",

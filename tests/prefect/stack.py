@@ -55,6 +55,9 @@ class Stack:
     def get(self, path: str) -> Any:
         return self._ask("GET", path, None)
 
+    def delete(self, path: str) -> None:
+        httpx.delete(f"{self.api_url}{path}", timeout=60).raise_for_status()
+
     def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         answers: list[httpx.Response] = []
 

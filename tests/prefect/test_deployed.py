@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from uuid import uuid4
 
+import httpx
 import pytest
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
@@ -20,6 +22,7 @@ from pgproof.model.config import BackupConfig, BackupType
 from tests.prefect.stack import Stack, prefect_stack, processes_of, worker
 from tests.support import machine
 from tests.support.postgres import STREAM_PASSWORD, STREAM_USER, Cluster
+from tests.support.receiver import Receiver, receiver
 
 PASSPHRASE = "correct horse battery staple"
 ENDED = ("Completed", "Cancelled", "Failed", "Crashed")
@@ -97,6 +100,7 @@ def test_bootstrapping_and_deploying_again_changes_nothing(stack: Stack) -> None
             ("daily-full", 1),
             ("database", 0),
             ("database", 0),
+            ("hourly", 1),
             ("hourly-incremental", 1),
             ("often", 1),
             ("table", 0),
@@ -147,36 +151,88 @@ def test_a_cancelled_backup_leaves_nothing_behind(stack: Stack, cluster: Cluster
     assert _files_in(leases) == []
 
 
-def test_a_failed_run_fails_the_command_and_is_notified(stack: Stack) -> None:
-    received: list[dict[str, str]] = []
-
-    def expected(message: dict[str, str]) -> bool:
-        fact = "there is no usable Backup Repository block of this name (name=absent)"
-        return message["title"].startswith("backup absent-full") and fact in message["text"]
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Nothing to standard error."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as receiver:
-        threading.Thread(target=receiver.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{receiver.server_port}/"
+def test_each_failure_is_notified_once_and_each_recovery_once(stack: Stack) -> None:
+    with receiver() as hook, temporary_settings({PREFECT_API_URL: stack.api_url}):
+        CustomWebhookNotificationBlock.model_validate(
+            {"name": "ops", "url": hook.url, "json_data": {"title": "{{subject}}", "text": "{{body}}"}}
+        ).save("ops", overwrite=True)
+        cluster = {"--cluster": "lonely", "--max-age-hours": str(10 / 3600), "--wal-minutes": "60"}
+        command = ["deployments/automations.py", "--block", "custom-webhook/ops"]
         for _ in range(2):  # the second time updates what the first one made
-            stack.run("deployments/automations.py", env={"PGPROOF_WEBHOOK_URL": url})
+            stack.run(*command, *(word for pair in cluster.items() for word in pair))
         automations = stack.post("/automations/filter", {})
-        assert len({each["name"] for each in automations}) == len(automations) == 3
+        assert len({each["name"] for each in automations}) == len(automations) == 3 + 2 * 4
 
         failed = stack.prefect(
             "deployment", "run", "backup/daily-full", "-p", "repository=absent", "--watch", check=False
         )
         assert failed.returncode == 1
-        machine.wait_until(lambda: any(map(expected, received)), "the notification", timeout=60)
-        receiver.shutdown()
+        titles = [f"backup absent-full-{datetime.now(UTC):%Y-%m-%d}: Failed"]
+        text = _told(hook, titles[0])["text"]
+        assert (
+            "there is no usable Backup Repository block of this name (name=absent)\nHINT: create it" in text
+        )
+        # The worker of these tests shall not take them: they begin as if it had.
+        for state, name, told in (
+            ("CRASHED", "Crashed", "Crashed"),
+            ("FAILED", "WalInDanger", "WalInDanger"),
+            ("COMPLETED", "Completed", "recovered"),
+            ("COMPLETED", "Completed", None),
+        ):
+            run = _ended_run(stack, "watch-wal/often", state, name)
+            if told is not None:
+                titles.append(f"watch-wal {run}: {told}")
+                _told(hook, titles[-1])
+        missed, again = "no backup of lonely for 10 s", "backup of lonely: recovered"
+        _told(hook, missed)
+
+        def told_after_a_backup() -> bool:
+            # Again and again, because the server may take the first one in before its own word of the alarm.
+            _emit(stack, "pgproof.backup.completed", "pgproof.cluster.lonely")
+            time.sleep(2)
+            return any(each["title"] == again for each in hook.received)
+
+        machine.wait_until(told_after_a_backup, "the recovery to be told")
+        for each in automations:
+            stack.delete(f"/automations/{each['id']}")
+        found = [each["title"] for each in hook.received]
+        assert sorted({*found} - {missed}) == sorted([*titles, again])
+        assert all(found.count(title) == 1 for title in found if title != missed), found
+
+
+def _told(hook: Receiver, title: str) -> dict[str, str]:
+    def those() -> list[dict[str, str]]:
+        return [each for each in hook.received if each["title"] == title]
+
+    machine.wait_until(
+        lambda: bool(those()), f"{title!r} to be told, and not only {hook.received}", timeout=60
+    )
+    return those()[0]
+
+
+def _emit(stack: Stack, event: str, resource: str) -> None:
+    body = {"id": str(uuid4()), "event": event, "occurred": datetime.now(UTC).isoformat()}
+    answer = httpx.post(
+        f"{stack.api_url}/events", json=[{**body, "resource": {"prefect.resource.id": resource}}], timeout=60
+    )
+    answer.raise_for_status()
+
+
+def _ended_run(stack: Stack, deployment: str, state: str, name: str) -> str:
+    """The name of a run of this deployment that ended so."""
+    found = stack.get(f"/deployments/name/{deployment}")
+    run = stack.post(
+        "/flow_runs/",
+        {
+            "flow_id": found["flow_id"],
+            "deployment_id": found["id"],
+            "tags": found["tags"],
+            "state": {"type": "RUNNING", "name": "Running"},
+        },
+    )
+    ended = {"type": state, "name": name, "message": "as the test says"}
+    stack.post(f"/flow_runs/{run['id']}/set_state", {"state": ended, "force": True})
+    return str(run["name"])
 
 
 def test_a_restore_that_overwrites_waits_for_approval(

@@ -9,11 +9,13 @@ import pytest
 
 from pgproof.actions.restore_cluster import plan_cluster_restore, restore_cluster
 from pgproof.actions.restore_point import create_restore_point
+from pgproof.actions.standing import measure
 from pgproof.actions.take_backup import take_backup
 from pgproof.actions.wal_status import wal_status
 from pgproof.errors import PreconditionError
 from pgproof.model.config import BackupConfig, BackupType
 from pgproof.model.job import Job
+from pgproof.model.objectives import Objectives, broken_objectives
 from pgproof.model.recovery_request import RecoveryRequest
 from pgproof.model.recovery_target import LATEST, RecoveryTarget, TargetKind
 from pgproof.model.restore_plan import RestorePlan
@@ -70,16 +72,23 @@ def test_from_nothing_to_a_gap_and_back(major: int, cluster_factory: ClusterFact
         (gap,) = status.gaps
         assert not gap.bridged
         assert status.restorable is not None and status.restorable.newest_lsn == gap.start
+        standing = measure(way_in, config)
+        assert [each.key for each in broken_objectives(standing, Objectives())] == ["gap"]
+        assert standing.backup_id == backup.backup_id and not standing.server_problem
         take_backup(way_in, config, BackupType.FULL, Job())
         wait_for_flush(cluster, written(cluster))
         status = wal_status(way_in, config)
         assert kinds(status) == []
         assert [each.bridged for each in status.gaps] == [True]
+        standing = measure(way_in, config)
+        assert not broken_objectives(standing, Objectives(backup_max_age_hours=1, rpo_minutes=10))
+        assert standing.backup_id != backup.backup_id and standing.lag_seconds is not None
         streamer.stop()
     cluster.stop()
     status = wal_status(way_in, config)
     assert kinds(status) == ["server"]
     assert status.restorable is not None
+    assert measure(way_in, config).server_problem == status.server_problem
 
 
 @pytest.mark.parametrize("major", [15, 18])
