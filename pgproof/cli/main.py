@@ -21,6 +21,7 @@ from pgproof.cli import (
     overview,
     repository,
     restore,
+    schedule,
     verify,
     wal,
 )
@@ -77,6 +78,7 @@ def build_parser() -> Parser:
         databases,
         find_damage,
         wal,
+        schedule,
         keys,
         demo,
     ):
