@@ -71,7 +71,10 @@ def _for_service(each: Recommended, config: BackupConfig, wal: bool) -> Recommen
     schedules = list(each.schedules)
     if each.flow == "backup" and schedules:
         schedule = config.schedules[parameters["type"]]
-        schedules = [_schedule(schedules[0], schedule)]
+        schedules = [
+            _schedule(schedules[0], schedule),
+            *({**other, "active": False} for other in schedules[1:]),
+        ]
         if schedule is not None:
             parameters["max_lateness_hours"] = schedule.max_lateness.total_seconds() / 3600
     elif each.flow == "watch_wal":

@@ -68,7 +68,13 @@ def copy_to_mirror(server: str, repository: str) -> dict[str, Any]:
     return run_engine(lambda progress: manager.copy_to_mirror(progress=progress)).to_json()
 
 
-@flow(name="backup", flow_run_name=_run_name, result_serializer="json", validate_parameters=True)
+@flow(
+    name="backup",
+    flow_run_name=_run_name,
+    result_serializer="json",
+    validate_parameters=True,
+    timeout_seconds=48 * 3600,
+)
 def backup(
     server: str = "main",
     repository: str = "main",

@@ -53,7 +53,13 @@ def remove(repository: str, approved: bool) -> CleanupReport:
     return run_engine(lambda progress: manager.cleanup(approved=approved, progress=progress))
 
 
-@flow(name="cleanup", flow_run_name=_run_name, result_serializer="json", validate_parameters=True)
+@flow(
+    name="cleanup",
+    flow_run_name=_run_name,
+    result_serializer="json",
+    validate_parameters=True,
+    timeout_seconds=13 * 3600,
+)
 def cleanup(
     repository: str = "main",
     plan_only: bool = False,

@@ -68,7 +68,13 @@ def verify_and_report(
     return report
 
 
-@flow(name="verify", flow_run_name=_run_name, result_serializer="json", validate_parameters=True)
+@flow(
+    name="verify",
+    flow_run_name=_run_name,
+    result_serializer="json",
+    validate_parameters=True,
+    timeout_seconds=48 * 3600,
+)
 def verify(
     repository: str = "main",
     backup_id: str = "latest",

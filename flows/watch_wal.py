@@ -38,7 +38,13 @@ def look_at_wal(server: str, repository: str, slot: str, limits: WalLimits, free
     )
 
 
-@flow(name="watch-wal", flow_run_name=_run_name, result_serializer="json", validate_parameters=True)
+@flow(
+    name="watch-wal",
+    flow_run_name=_run_name,
+    result_serializer="json",
+    validate_parameters=True,
+    timeout_seconds=600,
+)
 def watch_wal(
     server: str = "main",
     repository: str = "main",

@@ -34,7 +34,7 @@ from pgproof.model.service import HANDED_OVER, BackOff, ServiceOptions, hand_ove
 _log = logging.getLogger("pgproof.service")
 
 # A run that is asked to end removes its slot, its lease and its scratch server.
-_RUN_SECONDS, _SERVER_SECONDS = 15.0, 5.0
+_RUN_SECONDS, _REPORT_SECONDS, _SERVER_SECONDS = 15.0, 2.0, 5.0
 _READY_PAUSE = 0.1
 # The server holds no data of ours, so it gets none of our settings.
 _NOT_THE_SERVERS = ("PREFECT_", "PG", "BACKUP_", "AWS_", "READ_REPLICA_")
@@ -222,15 +222,8 @@ class _Service:
         for task in tasks:
             task.cancel()
         if runner is not None:
-            asked: set[int] = set()
-            deadline = monotonic() + _RUN_SECONDS
-            while (runs := children_of(runner)) and monotonic() < deadline:
-                send(runs - asked, signal.SIGTERM)
-                asked |= runs
-                self._tree.look([runner])
-                await asyncio.sleep(_READY_PAUSE)
+            await self._end_runs(runner)
             send([runner], signal.SIGTERM)
-            self._tree.look([runner])
             deadline = monotonic() + _SERVER_SECONDS
             while runner in self._tree.look([runner]) and monotonic() < deadline:
                 await asyncio.sleep(_READY_PAUSE)
@@ -239,6 +232,21 @@ class _Service:
         await self._tree.end(roots, _SERVER_SECONDS)
         await asyncio.gather(*tasks, return_exceptions=True)
         self._ready_file.unlink(missing_ok=True)
+
+    async def _end_runs(self, runner: int) -> None:
+        """Ask every run to end, those that begin meanwhile too, until the runner has had time to report them."""
+        asked: set[int] = set()
+        deadline = monotonic() + _RUN_SECONDS
+        busy_until = 0.0
+        while (runs := children_of(runner)) or monotonic() < busy_until:
+            self._tree.look([runner])
+            send(runs - asked, signal.SIGTERM)
+            asked |= runs
+            if monotonic() > deadline:
+                return
+            if runs:
+                busy_until = monotonic() + _REPORT_SECONDS
+            await asyncio.sleep(_READY_PAUSE)
 
 
 async def _keep_streaming(stream: Callable[[], Awaitable[object]]) -> None:
