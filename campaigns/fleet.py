@@ -41,7 +41,7 @@ def run(campaign: Campaign) -> None:
             begun = time.monotonic()
             state, rows, runs = _run_fleet(stack, count)
             campaign.notes["seconds"] = round(time.monotonic() - begun)
-    broken = {name for name in names[:_BROKEN]}
+    broken = set(names[:_BROKEN])
     assert state["name"] == "FleetFailed", state
     assert state["message"].startswith(f"{count - _BROKEN} of {count} clusters backed up"), state
     assert {row["cluster"] for row in rows[:_BROKEN]} == broken and "✗" not in rows[_BROKEN]["result"], rows

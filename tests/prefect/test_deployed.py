@@ -94,9 +94,12 @@ def test_bootstrapping_and_deploying_again_changes_nothing(stack: Stack) -> None
         == [
             ("cluster", 0),
             ("daily", 2),
-            ("daily-full", 1),
+            ("daily-differential", 1),
+            ("daily-full", 2),
             ("database", 0),
             ("database", 0),
+            ("fleet-member", 0),
+            ("hourly", 2),
             ("hourly-incremental", 1),
             ("often", 1),
             ("table", 0),

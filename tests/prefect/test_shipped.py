@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from prefect.utilities.schema_tools import is_valid_schema
+from prefect.utilities.templating import apply_values, find_placeholders
+from prefect_aws.workers.ecs_worker import ECSJobConfiguration
 
 from deployments.recommended import for_service, recommended
 from pgproof.model.config import BackupConfig
@@ -107,3 +111,41 @@ def test_each_line_of_the_crontab_works_and_is_silent_unless_it_fails(pg18: Clus
             assert "✗ slot-missing" in done.stdout
         else:
             assert done.stdout == "", command
+
+
+@pytest.mark.parametrize("where", ["kubernetes", "ecs"])
+def test_a_work_pool_takes_the_template(where: str) -> None:
+    """What the worker makes of it is a job without root, whose secrets are references."""
+    template = json.loads((ROOT / "deployments" / where / "base-job-template.json").read_text())
+    variables = template["variables"]["properties"]
+    is_valid_schema(template["variables"])
+    assert {each.name for each in find_placeholders(template["job_configuration"])} <= set(variables)
+    defaults = {name: each["default"] for name, each in variables.items() if "default" in each}
+    job = apply_values(template["job_configuration"], {**defaults, "command": "prefect flow-run execute"})
+    if where == "ecs":
+        task = ECSJobConfiguration.model_validate(job).task_definition
+        assert isinstance(task, dict)
+        (container,) = task["containerDefinitions"]
+        assert container["user"] == "10001:10001" and task["ephemeralStorage"] == {"sizeInGiB": 100}
+        assert {each["name"] for each in container["secrets"]} == {"BACKUP_PASSPHRASE", "PGPASSWORD"}
+    else:
+        pod = job["job_manifest"]["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        assert container["args"] == "prefect flow-run execute" and pod["securityContext"]["runAsNonRoot"]
+        assert container["envFrom"] == [{"secretRef": {"name": "pgproof", "optional": True}}]
+        assert {each["name"] for each in container["volumeMounts"]} == {
+            each["name"] for each in pod["volumes"]
+        }
+
+
+def test_the_image_is_built_of_what_is_there() -> None:
+    text = (ROOT / "deployments" / "Dockerfile").read_text()
+    copied = {
+        name for line in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE) for name in line.split()
+    }
+    admitted = set(re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
+    assert copied == admitted and all((ROOT / name).exists() for name in copied)
+    assert {"flows", "blocks", "pgproof", "uv.lock", "prefect.yaml"} <= copied
+    (uv,) = re.findall(r"astral-sh/uv:([\d.]+)", text)
+    assert f"UV_VERSION={uv}\n" in (ROOT / "scripts" / "setup.sh").read_text()
+    assert text.rindex("USER 10001:10001") > text.rindex("RUN ")
