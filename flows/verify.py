@@ -42,7 +42,8 @@ def verify_backup(
     return run_engine(
         lambda progress: manager.verify_backup(
             backup_id, VerifyLevel(level), against_source=against_source, progress=progress
-        )
+        ),
+        hours=48,
     )
 
 
@@ -73,7 +74,6 @@ def verify_and_report(
     flow_run_name=_run_name,
     result_serializer="json",
     validate_parameters=True,
-    timeout_seconds=48 * 3600,
 )
 def verify(
     repository: str = "main",

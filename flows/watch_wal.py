@@ -34,7 +34,8 @@ def _run_name() -> str:
 def look_at_wal(server: str, repository: str, slot: str, limits: WalLimits, free_bytes: int) -> WalStatus:
     manager = backup_manager(server, repository)
     return run_engine(
-        lambda _progress: manager.wal_status(slot=slot or None, limits=limits, free_bytes=free_bytes or None)
+        lambda _progress: manager.wal_status(slot=slot or None, limits=limits, free_bytes=free_bytes or None),
+        hours=0.25,
     )
 
 
@@ -43,7 +44,6 @@ def look_at_wal(server: str, repository: str, slot: str, limits: WalLimits, free
     flow_run_name=_run_name,
     result_serializer="json",
     validate_parameters=True,
-    timeout_seconds=600,
 )
 def watch_wal(
     server: str = "main",
