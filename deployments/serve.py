@@ -1,70 +1,117 @@
 """The single-host variant: one process schedules and runs the flows, without work pool or worker.
 
-    PREFECT_API_URL=http://127.0.0.1:4200/api python deployments/serve.py
+`pgproof schedule` starts it, looks after it and hands its settings over. By itself it serves what prefect.yaml says, with
+the blocks that are named there:
 
-The blocks must exist (`python deployments/bootstrap.py --blocks-from-env --no-deploy`).
+    PREFECT_API_URL=http://127.0.0.1:4200/api python deployments/serve.py
 """
 
 from __future__ import annotations
 
+import argparse
+import asyncio
+import importlib
+import json
 import os
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 # Read when Prefect sets up logging in the runs, which inherit this environment.
 os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "pgproof")
 
-from prefect import serve
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
-from prefect.schedules import Cron
+from prefect.runner import Runner
+from prefect.schedules import Schedule
 
-from flows.backup import backup
-from flows.cleanup import cleanup
-from flows.verify import verify
+from deployments.recommended import Recommended, for_service, recommended
+from pgproof.errors import EngineError
+from pgproof.model.service import handed_over
+
+ROOT = Path(__file__).resolve().parent.parent
+# A length of time counts from here, so that a restart moves no run.
+_ANCHOR = datetime(2024, 1, 1, tzinfo=UTC)
 
 
-def main() -> None:
-    serve(
-        RunnerDeployment.from_flow(
-            backup,
-            "served-daily-full",
-            tags=["pgproof", "backup"],
-            parameters={"server": "main", "repository": "main", "type": "full"},
-            schedules=[Cron("30 2 * * *", timezone="UTC", slug="nightly")],
-            concurrency_limit=1,
-        ),
-        RunnerDeployment.from_flow(
-            backup,
-            "served-hourly-incremental",
-            tags=["pgproof", "backup"],
-            parameters={
-                "server": "main",
-                "repository": "main",
-                "type": "incremental",
-                "max_lateness_hours": 1,
-            },
-            schedules=[Cron("5 * * * *", timezone="UTC", slug="hourly")],
-            concurrency_limit=1,
-        ),
-        RunnerDeployment.from_flow(
-            verify,
-            "served-daily",
-            tags=["pgproof", "verify"],
-            parameters={"repository": "main", "backup_id": "latest", "level": "start"},
-            schedules=[
-                Cron("30 4 * * 1-6", timezone="UTC", slug="start"),
-                Cron("30 4 * * 0", timezone="UTC", slug="full", parameters={"level": "full"}),
-            ],
-            concurrency_limit=1,
-        ),
-        RunnerDeployment.from_flow(
-            cleanup,
-            "served-weekly",
-            tags=["pgproof", "cleanup"],
-            parameters={"repository": "main"},
-            schedules=[Cron("0 3 * * 0", timezone="UTC", slug="sunday")],
-            concurrency_limit=1,
-        ),
-        limit=2,
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--at-once", type=int, default=2, metavar="N", help="run so many at a time (2)")
+    parser.add_argument("--wal", action="store_true", help="WAL is streamed: watch it")
+    parser.add_argument("--plan", action="store_true", help="print the deployments as JSON and stop")
+    options = parser.parse_args(arguments)
+    try:
+        wanted = deployments(wal=options.wal)
+    except EngineError as error:
+        sys.exit(f"error: {error}")
+    if options.plan:
+        print(json.dumps([_described(each) for each in wanted]))
+        return
+    # Schedules stay as they are when we stop: a run that nobody starts is shown as late, and skips itself in the end.
+    runner = Runner(name="pgproof", limit=options.at_once, pause_on_shutdown=False)
+    # Entrypoints are relative to here.
+    os.chdir(ROOT)
+    for each in wanted:
+        runner.add_deployment(_served(each))
+    if ready := os.environ.get("PGPROOF_READY"):
+        Path(ready).touch()
+    print(f"{len(wanted)} deployments are served", file=sys.stderr)
+    asyncio.run(runner.start())
+
+
+def deployments(*, wal: bool) -> list[Recommended]:
+    """Those of prefect.yaml; for a service with its settings in place of blocks."""
+    given = handed_over(os.environ)
+    return recommended() if given is None else for_service(recommended(), given[1], wal=wal)
+
+
+def _served(each: Recommended) -> RunnerDeployment:
+    path, _, function = each.entrypoint.partition(":")
+    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+    limit = each.limit and ConcurrencyLimitConfig(
+        limit=each.limit, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
+    )
+    return RunnerDeployment.from_flow(
+        getattr(module, function),
+        each.name,
+        description=each.description,
+        tags=list(each.tags),
+        parameters=dict(each.parameters),
+        schedules=[_schedule(schedule) for schedule in each.schedules],
+        concurrency_limit=limit,
+    )
+
+
+def _schedule(given: Mapping[str, Any]) -> Schedule:
+    common = {
+        "active": given.get("active", True),
+        "slug": given.get("slug"),
+        "parameters": given.get("parameters", {}),
+    }
+    if "interval" in given:
+        return Schedule(interval=given["interval"], anchor_date=_ANCHOR, timezone="UTC", **common)
+    return Schedule(cron=given["cron"], timezone=given.get("timezone", "UTC"), **common)
+
+
+def _described(each: Recommended) -> dict[str, Any]:
+    schedules = [
+        {
+            **schedule,
+            **({"interval": schedule["interval"].total_seconds()} if "interval" in schedule else {}),
+        }
+        for schedule in each.schedules
+    ]
+    flow = each.flow.replace("_", "-")
+    return {
+        "deployment": f"{flow}/{each.name}",
+        "description": each.description,
+        "parameters": dict(each.parameters),
+        "schedules": schedules,
+    }
 
 
 if __name__ == "__main__":

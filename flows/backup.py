@@ -50,7 +50,7 @@ def take_backup(server: str, repository: str, type: str, change_detection: str, 
         config = replace(config, method=BackupMethod(method))
     manager = BackupManager(manager.postgres, config)
     return run_engine(
-        lambda progress: manager.create_backup(BackupType(type), mirror=False, progress=progress)
+        lambda progress: manager.create_backup(BackupType(type), mirror=False, progress=progress), hours=48
     )
 
 
@@ -65,10 +65,15 @@ def take_backup(server: str, repository: str, type: str, change_detection: str, 
 def copy_to_mirror(server: str, repository: str) -> dict[str, Any]:
     """Give the bucket what it lacks of the directory; a task of its own, so that a retry takes no new backup."""
     manager = backup_manager(server, repository)
-    return run_engine(lambda progress: manager.copy_to_mirror(progress=progress)).to_json()
+    return run_engine(lambda progress: manager.copy_to_mirror(progress=progress), hours=48).to_json()
 
 
-@flow(name="backup", flow_run_name=_run_name, result_serializer="json", validate_parameters=True)
+@flow(
+    name="backup",
+    flow_run_name=_run_name,
+    result_serializer="json",
+    validate_parameters=True,
+)
 def backup(
     server: str = "main",
     repository: str = "main",

@@ -50,10 +50,15 @@ def plan_cleanup(repository: str) -> CleanupPlan:
 def remove(repository: str, approved: bool) -> CleanupReport:
     """By a plan of its own: a repetition must not go by what was seen before a broken attempt."""
     manager = backup_manager("", repository)
-    return run_engine(lambda progress: manager.cleanup(approved=approved, progress=progress))
+    return run_engine(lambda progress: manager.cleanup(approved=approved, progress=progress), hours=13)
 
 
-@flow(name="cleanup", flow_run_name=_run_name, result_serializer="json", validate_parameters=True)
+@flow(
+    name="cleanup",
+    flow_run_name=_run_name,
+    result_serializer="json",
+    validate_parameters=True,
+)
 def cleanup(
     repository: str = "main",
     plan_only: bool = False,

@@ -42,7 +42,8 @@ def verify_backup(
     return run_engine(
         lambda progress: manager.verify_backup(
             backup_id, VerifyLevel(level), against_source=against_source, progress=progress
-        )
+        ),
+        hours=48,
     )
 
 
@@ -71,7 +72,12 @@ def verify_and_report(
     return report
 
 
-@flow(name="verify", flow_run_name=_run_name, result_serializer="json", validate_parameters=True)
+@flow(
+    name="verify",
+    flow_run_name=_run_name,
+    result_serializer="json",
+    validate_parameters=True,
+)
 def verify(
     repository: str = "main",
     backup_id: str = "latest",

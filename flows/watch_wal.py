@@ -34,11 +34,17 @@ def _run_name() -> str:
 def look_at_wal(server: str, repository: str, slot: str, limits: WalLimits, free_bytes: int) -> WalStatus:
     manager = backup_manager(server, repository)
     return run_engine(
-        lambda _progress: manager.wal_status(slot=slot or None, limits=limits, free_bytes=free_bytes or None)
+        lambda _progress: manager.wal_status(slot=slot or None, limits=limits, free_bytes=free_bytes or None),
+        hours=0.25,
     )
 
 
-@flow(name="watch-wal", flow_run_name=_run_name, result_serializer="json", validate_parameters=True)
+@flow(
+    name="watch-wal",
+    flow_run_name=_run_name,
+    result_serializer="json",
+    validate_parameters=True,
+)
 def watch_wal(
     server: str = "main",
     repository: str = "main",

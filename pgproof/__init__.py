@@ -1,6 +1,7 @@
 """PostgreSQL backup and recovery that proves itself.
 
-`from pgproof import BackupManager, RecoveryManager, BackupConfig, BackupMethod, BackupType, PostgresConfig, VerifyLevel`.
+`from pgproof import BackupManager, RecoveryManager, BackupScheduler, BackupConfig, BackupMethod, BackupType, PostgresConfig,
+VerifyLevel`.
 Names are imported when first used, because the command line must start at once.
 """
 
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
     from pgproof.model.config import PostgresConfig as PostgresConfig
     from pgproof.model.config import VerifyLevel as VerifyLevel
     from pgproof.recovery import RecoveryManager as RecoveryManager
+    from pgproof.scheduler import BackupScheduler as BackupScheduler
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "BackupManager": "pgproof.backup",
     "RecoveryManager": "pgproof.recovery",
+    "BackupScheduler": "pgproof.scheduler",
     "BackupConfig": "pgproof.model.config",
     "BackupMethod": "pgproof.model.config",
     "BackupType": "pgproof.model.config",

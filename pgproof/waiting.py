@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
-from pgproof.errors import EngineError
+from pgproof.errors import EngineError, PreconditionError
 from pgproof.model.job import Job
 from pgproof.model.report import ProgressCallback, no_progress
 
@@ -42,3 +42,21 @@ def _in_our_words(work: Callable[[Job], T], job: Job) -> T:
         if (ours := driver_error(error)) is None:
             raise
         raise ours from error
+
+
+async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is stopped when it takes longer; it has cleaned up when PreconditionError is raised.
+
+    No TransientError: the same again would take as long, and hold up what comes after it once more.
+    """
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            return await work
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise PreconditionError(
+            "this took longer than it may, and was stopped",
+            hint="look what held it up (server, network, store, a lock), or let it run from the command line",
+            seconds=seconds,
+        ) from error

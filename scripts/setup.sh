@@ -77,6 +77,7 @@ install_system_packages() {
     python3 -c 'import ensurepip, venv' 2>/dev/null || packages="$packages python3-venv"
     command -v bwrap >/dev/null || packages="$packages bubblewrap"
     command -v fusermount3 >/dev/null || packages="$packages fuse3"
+    command -v systemd-analyze >/dev/null || packages="$packages systemd"
     if [ "${SETUP_BROWSER:-}" = 1 ] && ! command -v chromium >/dev/null; then
         packages="$packages chromium"
     fi
@@ -98,6 +99,7 @@ report_missing_packages() {
         say "not installed: PostgreSQL 15; the tests that need it will fail (17 and 18 come as wheels)"
     fi
     command -v fusermount3 >/dev/null || say "not installed: fuse3; the power-cut tests will fail"
+    command -v systemd-analyze >/dev/null || say "not installed: systemd; the tests of the units will fail"
     command -v bwrap >/dev/null ||
         say "not installed: bubblewrap; scratch servers run without namespaces of their own"
     if [ "${SETUP_BROWSER:-}" = 1 ] && ! command -v chromium >/dev/null; then

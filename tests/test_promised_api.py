@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from core.db.backup import BackupConfig, BackupManager, BackupType, PostgresConfig, RecoveryManager
+from core.db.backup import (
+    BackupConfig,
+    BackupManager,
+    BackupScheduler,
+    BackupType,
+    PostgresConfig,
+    RecoveryManager,
+)
 from pgproof.errors import PreconditionError
 from tests.support.postgres import Cluster
 from tests.support.s3 import S3Server
@@ -81,3 +88,15 @@ def test_the_configuration_may_come_from_the_environment_alone(
     manager = BackupManager(PostgresConfig.from_env())
     with pytest.raises(PreconditionError, match="missing"):
         asyncio.run(manager.list_backups())
+
+
+def test_the_promised_scheduler_tells_what_must_be_changed_first(tmp_path: Path) -> None:
+    config = BackupConfig(
+        backup_dir=str(tmp_path), full_backup_interval="daily", incremental_interval="hourly"
+    )
+    scheduler = BackupScheduler(BackupManager(PostgresConfig(), config))
+    with pytest.raises(PreconditionError, match="init"):
+        asyncio.run(scheduler.run())
+    never = BackupConfig(backup_dir=str(tmp_path), full_backup_interval="never", incremental_interval="never")
+    with pytest.raises(PreconditionError, match="no backup would ever be taken"):
+        asyncio.run(BackupScheduler(BackupManager(PostgresConfig(), never)).run())

@@ -10,3 +10,5 @@ from pgproof.backup import VerificationReport as VerificationReport
 from pgproof.backup import VerifyLevel as VerifyLevel
 from pgproof.recovery import RecoveryManager as RecoveryManager
 from pgproof.recovery import RestoreReport as RestoreReport
+from pgproof.scheduler import BackupScheduler as BackupScheduler
+from pgproof.scheduler import ServiceOptions as ServiceOptions

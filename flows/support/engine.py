@@ -13,6 +13,7 @@ from flows.support.logs import engine_lines_in_this_run
 from flows.support.progress import ProgressRing
 from pgproof.errors import TransientError
 from pgproof.model.report import ProgressCallback
+from pgproof.waiting import within
 
 T = TypeVar("T")
 
@@ -22,8 +23,12 @@ def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> b
     return isinstance(state.result(raise_on_failure=False), TransientError)
 
 
-def run_engine(call: Callable[[ProgressCallback], Coroutine[Any, Any, T]]) -> T:
-    """Run one of the front doors' calls to its end and show its progress.
+def run_engine(
+    call: Callable[[ProgressCallback], Coroutine[Any, Any, T]], *, hours: float | None = None
+) -> T:
+    """Run one of the front doors' calls to its end and show its progress; after `hours` it is stopped and has failed.
+
+    Not by the flow's `timeout_seconds`: a run under test went on behind the alarm, and held its slot.
 
     Cancelling a run raises Prefect's TerminationSignal in the main thread. So flows and tasks are
     plain functions, and the event loop below runs in the main thread with nothing in it but this
@@ -33,4 +38,4 @@ def run_engine(call: Callable[[ProgressCallback], Coroutine[Any, Any, T]]) -> T:
     signal may be raised inside an unrelated callback, which the loop logs and drops.
     """
     with engine_lines_in_this_run(), ProgressRing() as ring:
-        return asyncio.run(call(ring.report))
+        return asyncio.run(within(None if hours is None else hours * 3600, call(ring.report)))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from blocks import BackupRepository, PostgresServer
 from flows.support.logs import prepare_logs
 from pgproof.backup import BackupManager
 from pgproof.errors import PreconditionError
 from pgproof.model.config import BackupConfig, PostgresConfig
+from pgproof.model.service import handed_over
 
 _SECRET_OPTIONS = ("password", "token", "secret")
 
@@ -14,8 +17,8 @@ _SECRET_OPTIONS = ("password", "token", "secret")
 def backup_manager(server: str, repository: str) -> BackupManager:
     """The engine's front door for the blocks named `server` and `repository`.
 
-    An empty name means the environment (`PG*`, `BACKUP_*`, `AWS_*`) of this process. From here on
-    the secrets are masked in the run's logs. Raises PreconditionError for a block that is not there.
+    An empty name means the environment of this process: what the service hands over to its runs, else `PG*`, `BACKUP_*`
+    and `AWS_*`. From here on the secrets are masked in the run's logs. Raises PreconditionError for a block that is not there.
     """
     postgres = postgres_config(server)
     config = backup_config(repository)
@@ -25,7 +28,8 @@ def backup_manager(server: str, repository: str) -> BackupManager:
 
 def postgres_config(server: str) -> PostgresConfig:
     if not server:
-        return PostgresConfig.from_env()
+        given = handed_over(os.environ)
+        return PostgresConfig.from_env() if given is None else given[0]
     try:
         block = PostgresServer.load(server)
     except ValueError as error:
@@ -36,7 +40,8 @@ def postgres_config(server: str) -> PostgresConfig:
 
 def backup_config(repository: str) -> BackupConfig:
     if not repository:
-        return BackupConfig.from_env()
+        given = handed_over(os.environ)
+        return BackupConfig.from_env() if given is None else given[1]
     try:
         block = BackupRepository.load(repository)
     except ValueError as error:

@@ -30,6 +30,7 @@ COMMANDS = {
     "databases": ("clone",),
     "find_damage": ("find-damage",),
     "wal": ("wal", "restore-point"),
+    "schedule": ("schedule",),
     "keys": ("keys",),
     "demo": ("demo",),
 }

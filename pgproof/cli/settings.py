@@ -49,6 +49,10 @@ VARIABLES = {
     "BACKUP_STANDBY": "standby",
     "BACKUP_METHOD": "method",
     "BACKUP_STORAGE_PRICE_PER_GB_MONTH": "storage_price_per_gb_month",
+    "BACKUP_CLUSTER": "cluster",
+    "BACKUP_FULL_INTERVAL": "full_backup_interval",
+    "BACKUP_DIFFERENTIAL_INTERVAL": "differential_interval",
+    "BACKUP_INCREMENTAL_INTERVAL": "incremental_interval",
 }
 _PLACE = frozenset({"repository_url", "backup_dir", "s3_bucket"})
 _PASSPHRASE = frozenset({"passphrase", "passphrase_file"})
@@ -179,6 +183,9 @@ def _backup(args: argparse.Namespace, environ: Mapping[str, str], table: Mapping
                 "bin_dir",
                 "encryption",
                 "passphrase",
+                "full_backup_interval",
+                "differential_interval",
+                "incremental_interval",
             )
         },
     }

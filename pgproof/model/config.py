@@ -15,6 +15,7 @@ from typing import Any, Self
 from pgproof.errors import PreconditionError
 from pgproof.model.objectives import Objectives
 from pgproof.model.retention_policy import RetentionPolicy, policy_of
+from pgproof.model.schedules import DIFFERENTIAL, FULL, INCREMENTAL, Schedule, schedule_of
 
 _CLUSTER_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}\Z")
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -187,6 +188,8 @@ class BackupConfig:
     `storage_price_per_gb_month` is what the store charges for 10^9 bytes and a month; reports then show costs.
     `backup_max_age_hours`, `proof_max_age_days`, `rpo_minutes` and `rto_minutes` are objectives: what is not set is not
     judged. `notify_url` (Apprise's form, a secret) is who is told (docs/decisions/0015-objectives-and-notifications.md).
+    The `…_interval`s are for the service (`pgproof schedule`): "hourly", "daily", "weekly", "monthly", "never", a length such as
+    "90m", or five fields of cron, in UTC.
     """
 
     backup_dir: str | None = None
@@ -197,6 +200,7 @@ class BackupConfig:
     retention_days: int | None = None
     full_backup_interval: str = "daily"
     incremental_interval: str = "hourly"
+    differential_interval: str = "never"
     cluster: str = "main"
     repository_url: str | None = None
     passphrase: str | None = field(default=None, repr=False)
@@ -276,8 +280,8 @@ class BackupConfig:
                 hint="give what a GB costs in a month, such as 0.023",
                 storage_price_per_gb_month=self.storage_price_per_gb_month,
             )
-        _ = self.retention  # what is no rule is refused now, and not when it would be used
-        _ = self.objectives
+        # What is no rule or no interval is refused now, and not when it would be used.
+        _ = self.retention, self.schedules, self.objectives
         if self.standby and self.logical_only:
             raise PreconditionError(
                 "a logical backup is taken from one server",
@@ -302,6 +306,19 @@ class BackupConfig:
         return Objectives(
             self.backup_max_age_hours, self.proof_max_age_days, self.rpo_minutes, self.rto_minutes
         )
+
+    @property
+    def schedules(self) -> dict[BackupType, Schedule | None]:
+        """When backups of each type are due; None is never."""
+        given = {
+            BackupType.FULL: ("full_backup_interval", FULL),
+            BackupType.DIFFERENTIAL: ("differential_interval", DIFFERENTIAL),
+            BackupType.INCREMENTAL: ("incremental_interval", INCREMENTAL),
+        }
+        return {
+            kind: schedule_of(getattr(self, setting), words, setting)
+            for kind, (setting, words) in given.items()
+        }
 
     @property
     def selects(self) -> bool:
@@ -370,6 +387,10 @@ class BackupConfig:
             "rto_minutes": _number(environ, "BACKUP_RTO_MINUTES"),
             "notify_url": environ.get("BACKUP_NOTIFY_URL") or None,
             "standby": environ.get("BACKUP_STANDBY") or None,
+            "cluster": environ.get("BACKUP_CLUSTER") or None,
+            "full_backup_interval": environ.get("BACKUP_FULL_INTERVAL") or None,
+            "differential_interval": environ.get("BACKUP_DIFFERENTIAL_INTERVAL") or None,
+            "incremental_interval": environ.get("BACKUP_INCREMENTAL_INTERVAL") or None,
             "change_detection": _change_detection(environ.get("BACKUP_CHANGE_DETECTION", "").strip() or None),
             "method": _method(environ.get("BACKUP_METHOD", "").strip() or None),
             "storage_price_per_gb_month": _price(environ, "BACKUP_STORAGE_PRICE_PER_GB_MONTH"),

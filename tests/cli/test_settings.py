@@ -46,6 +46,7 @@ def test_the_variables_are_those_the_engine_reads(variable: str) -> None:
         "BACKUP_CHANGE_DETECTION": "summaries",
         "BACKUP_METHOD": "logical",
         "BACKUP_STORAGE_PRICE_PER_GB_MONTH": "0.023",
+        **{name: "6h" for name in VARIABLES if name.endswith("_INTERVAL")},
     }.get(variable, "value")
     read, default = BackupConfig.from_env({variable: value}), BackupConfig.from_env({})
     changed = {

@@ -88,9 +88,11 @@ class Stack:
         machine.wait_until(taken, "the run to take an answer")
         return str(answers[-1]["status"])
 
-    def wait_for(self, run_id: str, *states: str) -> str:
+    def wait_for(self, run_id: str, *states: str, timeout: float = 300) -> str:
         """Wait until a run is in one of these states; which one that is."""
-        machine.wait_until(lambda: self.state_of(run_id) in states, f"the run to be {states}", timeout=300)
+        machine.wait_until(
+            lambda: self.state_of(run_id) in states, f"the run to be {states}", timeout=timeout
+        )
         return self.state_of(run_id)
 
     def state_of(self, run_id: str) -> str:
@@ -160,6 +162,16 @@ def worker(stack: Stack) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def serving(stack: Stack, at_once: int) -> Iterator[None]:
+    """The deployments of prefect.yaml served by one process, without work pool and worker."""
+    command = (str(ROOT / "deployments" / "serve.py"), "--at-once", str(at_once))
+    log = stack.home / "worker.log"
+    with _running(stack, [sys.executable, *command], log):
+        machine.wait_until(lambda: "are served" in stack.worker_log(), "the deployments", timeout=120)
+        yield
+
+
 def processes_of(run_id: str) -> list[int]:
     """Every live process that a run has started, itself included: they inherit its environment."""
     mark = f"PREFECT__FLOW_RUN_ID={run_id}".encode()
@@ -176,10 +188,16 @@ def processes_of(run_id: str) -> list[int]:
 
 @contextmanager
 def _process(stack: Stack, name: str, *command: str) -> Iterator[None]:
+    prefect = [sys.executable, "-m", "prefect", "--no-prompt", *command]
+    with _running(stack, prefect, stack.home / f"{name}.log"):
+        yield
+
+
+@contextmanager
+def _running(stack: Stack, command: list[str], log: Path) -> Iterator[None]:
     # A worker forwards SIGTERM to itself as SIGINT: where that is ignored, it would not stop.
-    started = ["setpriv", "--pdeathsig=KILL", "--", "env", "--default-signal=INT"]
-    started += [sys.executable, "-m", "prefect", "--no-prompt", *command]
-    process = machine.spawn(started, stack.home / f"{name}.log", stack.env)
+    started = ["setpriv", "--pdeathsig=KILL", "--", "env", "--default-signal=INT", *command]
+    process = machine.spawn(started, log, {**stack.env, "PREFECT_RUNNER_POLL_FREQUENCY": "1"})
     try:
         yield
     finally:
