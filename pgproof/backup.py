@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pgproof.actions.restore_point import RestorePoint
     from pgproof.model.cleanup_report import CleanupReport
     from pgproof.model.overview import Catalog, Overview
+    from pgproof.model.drill import DrillReport, DrillRequest
     from pgproof.model.source_fingerprint import SourceFingerprint
     from pgproof.model.wal_status import WalLimits, WalStatus
     from pgproof.model.wal_stream import StreamOptions, StreamReport
@@ -125,6 +126,25 @@ class BackupManager:
         return await in_thread(
             lambda job: verify_backup(self.config, backup_id, level, job, against=against), progress
         )
+
+    async def drill(
+        self, request: DrillRequest | None = None, *, progress: ProgressCallback = no_progress
+    ) -> DrillReport:
+        """Restore to a moment that is drawn, into a scratch place, time it and ask it everything; the report is kept.
+
+        A drill that fails is a report that is not ok.
+        """
+        from pgproof.actions.drill import run_drill
+        from pgproof.model.drill import DrillRequest
+
+        chosen, database = request or DrillRequest(), self.postgres.database
+        return await in_thread(lambda job: run_drill(self.config, database, chosen, job), progress)
+
+    async def list_drills(self, limit: int | None = None) -> list[DrillReport]:
+        """The newest `limit` drills, the newest first."""
+        from pgproof.actions.drill import list_drills
+
+        return await in_thread(lambda _job: list_drills(self.config, limit))
 
     async def fingerprint_source(
         self, databases: Sequence[str] = (), *, progress: ProgressCallback = no_progress

@@ -35,6 +35,8 @@ class ClusterLayout:
         self.fingerprints = f"{self.root}fingerprints/"
         self.condemned = f"{self.root}condemned/"
         self.cleanups = f"{self.root}cleanups/"
+        self.drills = f"{self.root}drills/"
+        self.actions = f"{self.root}actions/"
 
     def intent(self, backup_id: str) -> str:
         return f"{self.backups}{backup_id}/intent"
@@ -56,6 +58,12 @@ class ClusterLayout:
 
     def cleanup(self, at: datetime, nonce: str) -> str:
         return f"{self.cleanups}{at:%Y%m%dT%H%M%S%fZ}-{nonce}"
+
+    def drill(self, at: datetime, nonce: str) -> str:
+        return f"{self.drills}{at:%Y%m%dT%H%M%S%fZ}-{nonce}"
+
+    def action(self, at: datetime, nonce: str) -> str:
+        return f"{self.actions}{at:%Y%m%dT%H%M%S%fZ}-{nonce}"
 
     def verifications(self, backup_id: str) -> str:
         return f"{self.backups}{backup_id}/verified/"

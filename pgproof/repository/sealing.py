@@ -50,6 +50,8 @@ class Kind(IntEnum):
     PIN = 12
     CONDEMNED = 13
     CLEANUP = 14
+    DRILL = 15
+    ACTION = 16
 
 
 @dataclass(frozen=True, slots=True)
