@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import getpass
 import os
+from contextvars import ContextVar
+
+# What was run: a context of its own for each flow run of a process.
+PROGRAM: ContextVar[str] = ContextVar("pgproof_program", default="python")
 
 
 def whoami() -> str:

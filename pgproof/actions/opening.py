@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from contextvars import ContextVar
 from pathlib import Path
 
 from pgproof.errors import DataError, PreconditionError
@@ -13,6 +14,9 @@ from pgproof.repository.mirror import refuse_stranger
 from pgproof.repository.opening import open_bucket, open_mirror
 from pgproof.repository.repository import Repository
 from pgproof.repository.unlocking import Unlocked, unlock
+
+# The repository that this thread's action has opened: who records the action need not unlock it once more.
+last_opened: ContextVar[Repository | None] = ContextVar("pgproof_last_opened", default=None)
 
 
 def passphrase_of(config: BackupConfig) -> str | None:
@@ -52,7 +56,9 @@ def passphrase_of(config: BackupConfig) -> str | None:
 
 def unlock_bucket(config: BackupConfig) -> tuple[Bucket, Unlocked]:
     bucket = open_bucket(config)
-    return bucket, unlock(bucket, passphrase_of(config), config.encryption)
+    unlocked = unlock(bucket, passphrase_of(config), config.encryption)
+    last_opened.set(Repository(bucket, unlocked.key, config.cluster))
+    return bucket, unlocked
 
 
 def open_for_reading(config: BackupConfig) -> Repository:
@@ -68,7 +74,9 @@ def open_for_reading(config: BackupConfig) -> Repository:
     except DataError:
         # What opens the repository is damaged in the directory.
         unlocked = unlock(mirror, secret, config.encryption)
-    return Repository(bucket, unlocked.key, config.cluster, mirror)
+    repository = Repository(bucket, unlocked.key, config.cluster, mirror)
+    last_opened.set(repository)
+    return repository
 
 
 def open_repository(config: BackupConfig) -> Repository:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from pgproof.cli import (
+    audit,
     backups,
     cleanup,
     databases,
@@ -31,6 +32,7 @@ from pgproof.cli.exits import EPILOG, Exit, UsageError, exit_status, failure, us
 from pgproof.cli.options import Parser
 from pgproof.cli.screen import Screen
 from pgproof.errors import Cancelled, EngineError
+from pgproof.whoami import PROGRAM
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -42,6 +44,7 @@ def run(argv: Sequence[str] | None = None) -> int:
             # A terminal that cannot show a character gets another one, not a crash after the work.
             reconfigure(errors="replace")
     screen = Screen(as_json="--json" in arguments, assume_yes="--yes" in arguments)
+    program = PROGRAM.set("cli")
     if screen.as_json:
         sys.excepthook = _report_bug
     try:
@@ -59,6 +62,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         screen.document(failure("interrupted", "interrupted"))
         screen.warn("pgproof: interrupted")
         return Exit.INTERRUPTED
+    finally:
+        PROGRAM.reset(program)
 
 
 def build_parser() -> Parser:
@@ -84,6 +89,7 @@ def build_parser() -> Parser:
         find_damage,
         wal,
         keys,
+        audit,
         demo,
     ):
         module.add_commands(commands)
