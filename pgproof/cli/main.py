@@ -25,6 +25,7 @@ from pgproof.cli import (
     keys,
     repository,
     restore,
+    roles,
     verify,
     wal,
 )
@@ -90,6 +91,7 @@ def build_parser() -> Parser:
         wal,
         keys,
         audit,
+        roles,
         demo,
     ):
         module.add_commands(commands)

@@ -68,7 +68,9 @@ def test_each_action_leaves_one_record_and_none_a_secret(config: BackupConfig) -
         ("keep", Outcome.FAILED, "python"),
     ]
     _added, removed, kept, cleaned, failed = _log(config)
-    assert removed.subject == slot.slot_id and kept.subject == ids[0] and cleaned.subject.startswith("removed ")
+    assert (
+        removed.subject == slot.slot_id and kept.subject == ids[0] and cleaned.subject.startswith("removed ")
+    )
     assert failed.subject == "20200101" and failed.error == "there is no such backup"
     assert all(each.pid == os.getpid() and each.by.endswith(os.uname().nodename) for each in _log(config))
     repository = open_repository(config)
