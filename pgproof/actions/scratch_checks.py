@@ -157,7 +157,7 @@ def _ask(server: ScratchServer, check: UserCheck, seconds: float) -> str:
     """One statement, which changes nothing. Rows are counted as they come: a wrong query may return many."""
     rows = wrong = 0
     with server.connect(check.database) as connection:
-        connection.execute(f"SET statement_timeout = {round(seconds * 1000)}")
+        connection.execute(f"SET statement_timeout = {max(1, round(seconds * 1000))}")
         connection.read_only = True
         with connection.transaction(), connection.cursor() as cursor:
             for row in cursor.stream(check.sql.encode()):
