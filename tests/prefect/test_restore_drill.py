@@ -11,6 +11,7 @@ from prefect.client.schemas.objects import State
 from flows.restore_drill import restore_drill
 from pgproof.actions.drill import list_drills
 from pgproof.actions.init_repository import init_repository
+from pgproof.actions.recorded import list_actions
 from pgproof.actions.take_backup import take_backup
 from pgproof.model.config import BackupConfig, BackupType
 from pgproof.model.job import Job
@@ -47,3 +48,6 @@ def test_a_drill_is_published_and_a_failed_one_names_its_step(
     assert isinstance(refused, State) and refused.name == "DrillFailed"
     assert "no folder of checks" in str(refused.message) and "HINT" in str(refused.message)
     assert [drill.ok for drill in list_drills(config)] == [False, True]
+    records, _damaged = list_actions(config)
+    assert [each.command for each in records] == ["drill", "drill"]
+    assert all(each.program.startswith("prefect restore-drill ") for each in records)

@@ -24,7 +24,7 @@ from pgproof.model.job import Job
 from pgproof.model.recovery_target import target_from
 from pgproof.model.report import VerificationReport
 from pgproof.model.roles import Purpose
-from tests.support.postgres import ClusterFactory, find_bin
+from tests.support.postgres import STREAM_USER, ClusterFactory, find_bin
 from tests.support.streaming import OPTIONS, Streamer, wait_for_flush
 
 _ATTRIBUTES = """
@@ -121,4 +121,4 @@ def test_the_command_prints_what_is_asked_for_and_applies_only_when_told(
         assert run(["roles", *arguments]) == 3
         assert words in capsys.readouterr().err
     with pytest.raises(PreconditionError, match="may not make other roles"):
-        server_roles(cluster.config(user="mine_read"), [Purpose.WAL], apply=True)
+        server_roles(cluster.config(user=STREAM_USER), [Purpose.WAL], apply=True)
