@@ -31,13 +31,12 @@ if TYPE_CHECKING:
     from pgproof.actions.keep import KeepReport
     from pgproof.actions.mirror import MirrorReport
     from pgproof.actions.restore_point import RestorePoint
-    from pgproof.actions.statistics import RepositoryStats
     from pgproof.errors import DataError
     from pgproof.model.action_record import ActionRecord
     from pgproof.model.cleanup_report import CleanupReport
-    from pgproof.model.overview import Catalog, Overview
     from pgproof.model.drill import DrillReport, DrillRequest
     from pgproof.model.job import Job
+    from pgproof.model.overview import Catalog, Overview
     from pgproof.model.source_fingerprint import SourceFingerprint
     from pgproof.model.wal_status import WalLimits, WalStatus
     from pgproof.model.wal_stream import StreamOptions, StreamReport
