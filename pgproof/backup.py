@@ -8,15 +8,22 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pgproof.errors import EngineError
 from pgproof.model.config import BackupConfig, BackupMethod, BackupType, PostgresConfig, VerifyLevel
-from pgproof.model.report import BackupInfo, Check, ProgressCallback, VerificationReport, no_progress
+from pgproof.model.report import (
+    BackupInfo,
+    Check,
+    Finding,
+    ProgressCallback,
+    VerificationReport,
+    no_progress,
+)
 from pgproof.waiting import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from pgproof.actions.cleanup import PreparedCleanup
@@ -25,7 +32,11 @@ if TYPE_CHECKING:
     from pgproof.actions.mirror import MirrorReport
     from pgproof.actions.restore_point import RestorePoint
     from pgproof.actions.watch import Tell, Watched
+    from pgproof.errors import DataError
+    from pgproof.model.action_record import ActionRecord
     from pgproof.model.cleanup_report import CleanupReport
+    from pgproof.model.drill import DrillReport, DrillRequest
+    from pgproof.model.job import Job
     from pgproof.model.overview import Catalog, Overview
     from pgproof.model.source_fingerprint import SourceFingerprint
     from pgproof.model.wal_status import WalLimits, WalStatus
@@ -42,6 +53,9 @@ __all__ = [
     "VerificationReport",
     "VerifyLevel",
 ]
+
+
+T = TypeVar("T")
 
 
 class BackupManager:
@@ -62,7 +76,9 @@ class BackupManager:
         """Make the configured repository; the recovery key in the answer is told only now."""
         from pgproof.actions.init_repository import init_repository
 
-        return await in_thread(lambda _job: init_repository(self.config))
+        return await self.run_recorded(
+            "init", lambda _job: init_repository(self.config), lambda made: made.location, apart=True
+        )
 
     async def create_backup(
         self,
@@ -85,7 +101,14 @@ class BackupManager:
         unlocking = begin_unlocking(config)
         from pgproof.actions.take_backup import take_backup
 
-        info = await in_thread(lambda job: take_backup(self.postgres, config, kind, job, unlocking), progress)
+        info = await self.run_recorded(
+            "create",
+            lambda job: take_backup(self.postgres, config, kind, job, unlocking),
+            lambda info: info.backup_id,
+            asked=str(kind),
+            unrecorded=_not_recorded,
+            progress=progress,
+        )
         if mirror and self.config.mirror_bucket:
             try:
                 await self.copy_to_mirror(progress=progress)
@@ -98,7 +121,12 @@ class BackupManager:
         """Copy to the configured bucket what it lacks of the directory; PreconditionError without a mirror."""
         from pgproof.actions.mirror import copy_to_mirror
 
-        return await in_thread(lambda job: copy_to_mirror(self.config, job), progress)
+        return await self.run_recorded(
+            "mirror",
+            lambda job: copy_to_mirror(self.config, job),
+            lambda made: made.location,
+            progress=progress,
+        )
 
     async def list_backups(self, backup_type: BackupType | None = None) -> list[BackupInfo]:
         """All committed backups, oldest first; findings `local-only` and `mirror-only` where one copy is missing."""
@@ -142,6 +170,30 @@ class BackupManager:
         return await in_thread(
             lambda job: verify_backup(self.config, backup_id, level, job, against=against), progress
         )
+
+    async def drill(
+        self, request: DrillRequest | None = None, *, progress: ProgressCallback = no_progress
+    ) -> DrillReport:
+        """Restore to a moment that is drawn, into a scratch place, time it and ask it everything; the report is kept.
+
+        A drill that fails is a report that is not ok.
+        """
+        from pgproof.actions.drill import run_drill
+        from pgproof.model.drill import DrillRequest
+
+        chosen, database = request or DrillRequest(), self.postgres.database
+        return await self.run_recorded(
+            "drill",
+            lambda job: run_drill(self.config, database, chosen, job),
+            lambda report: f"{report.backup_id}, {report.target}: {report.failed_step or 'ok'}",
+            progress=progress,
+        )
+
+    async def list_drills(self, limit: int | None = None) -> list[DrillReport]:
+        """The newest `limit` drills, the newest first."""
+        from pgproof.actions.drill import list_drills
+
+        return await in_thread(lambda _job: list_drills(self.config, limit))
 
     async def fingerprint_source(
         self, databases: Sequence[str] = (), *, progress: ProgressCallback = no_progress
@@ -193,19 +245,35 @@ class BackupManager:
         """
         from pgproof.actions.cleanup import cleanup
 
-        return await in_thread(lambda job: cleanup(self.config, prepared, approved, job), progress)
+        return await self.run_recorded(
+            "cleanup",
+            lambda job: cleanup(self.config, prepared, approved, job),
+            lambda report: f"removed {', '.join(report.removed) or 'no backup'}",
+            apart=True,
+            progress=progress,
+        )
 
     async def keep_backup(self, backup_id: str, until: datetime | None = None, why: str = "") -> KeepReport:
         """Pin a backup: no cleanup removes it before `until` (None: ever). A naive time is local time."""
         from pgproof.actions.keep import keep_backup
 
-        return await in_thread(lambda _job: keep_backup(self.config, backup_id, until, why))
+        return await self.run_recorded(
+            "keep",
+            lambda _job: keep_backup(self.config, backup_id, until, why),
+            lambda report: report.backup_id,
+            asked=backup_id,
+        )
 
     async def release_backup(self, backup_id: str) -> KeepReport:
         """Take the pin of a backup away."""
         from pgproof.actions.keep import release_backup
 
-        return await in_thread(lambda _job: release_backup(self.config, backup_id))
+        return await self.run_recorded(
+            "keep --remove",
+            lambda _job: release_backup(self.config, backup_id),
+            lambda report: report.backup_id,
+            asked=backup_id,
+        )
 
     async def push_wal(self, path: str | Path) -> int:
         """Store a file of pg_wal, as archive_command does; it is durable when this returns the bytes stored now."""
@@ -266,16 +334,48 @@ class BackupManager:
         """Let one more passphrase open the repository."""
         from pgproof.actions.manage_keys import add_key
 
-        return await in_thread(lambda _job: add_key(self.config, new_passphrase))
+        return await self.run_recorded(
+            "keys add", lambda _job: add_key(self.config, new_passphrase), lambda slot: slot.slot_id
+        )
 
     async def remove_key(self, slot_id: str) -> None:
         """Remove a key slot, but neither the last one nor the one in use."""
         from pgproof.actions.manage_keys import remove_key
 
-        await in_thread(lambda _job: remove_key(self.config, slot_id))
+        await self.run_recorded("keys remove", lambda _job: remove_key(self.config, slot_id), asked=slot_id)
 
     async def change_key(self, new_passphrase: str) -> KeySlot:
         """Replace the passphrase that is configured now."""
         from pgproof.actions.manage_keys import change_key
 
-        return await in_thread(lambda _job: change_key(self.config, new_passphrase))
+        return await self.run_recorded(
+            "keys change", lambda _job: change_key(self.config, new_passphrase), lambda slot: slot.slot_id
+        )
+
+    async def list_actions(self, since: datetime | None = None) -> tuple[list[ActionRecord], list[DataError]]:
+        """Who did what since then, the oldest first, and what of that log cannot be read. A naive time is local time."""
+        from pgproof.actions.recorded import list_actions
+
+        return await in_thread(lambda _job: list_actions(self.config, since))
+
+    async def run_recorded(
+        self,
+        command: str,
+        work: Callable[[Job], T],
+        subject: Callable[[T], str] | None = None,
+        *,
+        progress: ProgressCallback = no_progress,
+        **more: Any,
+    ) -> T:
+        """The result of `work`, with a record of it in the action log (pgproof.actions.recorded)."""
+        from pgproof.actions.recorded import recorded
+
+        return await in_thread(
+            lambda job: recorded(self.config, command, lambda: work(job), subject, **more), progress
+        )
+
+
+def _not_recorded(info: BackupInfo, why: str) -> BackupInfo:
+    """The backup is committed; only the log lacks it."""
+    finding = Finding("not-recorded", f"the backup is whole, but the action log does not name it: {why}")
+    return replace(info, findings=(*info.findings, finding))

@@ -120,7 +120,8 @@ class RecoveryManager:
         unlocking = None if config.mirror_bucket else begin_unlocking(config)
         from pgproof.actions.restore_cluster import restore_cluster
 
-        return await in_thread(
+        return await self.backups.run_recorded(
+            "restore",
             lambda job: restore_cluster(
                 config,
                 backup_id,
@@ -133,7 +134,9 @@ class RecoveryManager:
                 unlocking=unlocking,
                 planned=planned,
             ),
-            progress,
+            lambda report: f"{report.backup_id} to {report.data_dir}, {report.target}",
+            asked=f"{backup_id or 'a backup'} to {data_dir}",
+            progress=progress,
         )
 
     async def plan_database_restore(
@@ -183,7 +186,13 @@ class RecoveryManager:
             options=options,
         )
         postgres, config = to or self.postgres, self.backups.config
-        return await in_thread(lambda job: restore_database(postgres, config, wanted, job), progress)
+        return await self.backups.run_recorded(
+            "restore --target",
+            lambda job: restore_database(postgres, config, wanted, job),
+            lambda report: f"{report.source} to {report.target} on {report.server}",
+            asked=f"{wanted.database} to {wanted.target}",
+            progress=progress,
+        )
 
     async def clone_database(
         self,
@@ -211,8 +220,12 @@ class RecoveryManager:
         postgres, config = self.postgres, self.backups.config
         if request is None and backup_id is None:
             wanted = CloneRequest(source, target, fast, options)
-            return await in_thread(
-                lambda job: clone_database(postgres, to or postgres, config, wanted, job), progress
+            return await self.backups.run_recorded(
+                "clone",
+                lambda job: clone_database(postgres, to or postgres, config, wanted, job),
+                asked=f"{source} to {target}",
+                apart=True,
+                progress=progress,
             )
         if fast:
             raise PreconditionError(
@@ -220,7 +233,12 @@ class RecoveryManager:
                 hint="leave out --fast, or the recovery target",
             )
         past = DatabaseRequest(source, target, backup_id, request or EVERYTHING, new=True, options=options)
-        return await in_thread(lambda job: restore_database(to or postgres, config, past, job), progress)
+        return await self.backups.run_recorded(
+            "clone",
+            lambda job: restore_database(to or postgres, config, past, job),
+            asked=f"{source} to {target}",
+            progress=progress,
+        )
 
     def _request(
         self,
@@ -320,7 +338,12 @@ class RecoveryManager:
             name, backup_id, request, target, Path(csv).absolute() if csv else None, rows_shown
         )
         postgres, config = self.postgres, self.backups.config
-        return await in_thread(lambda job: rescue_table(postgres, config, wanted, job), progress)
+        return await self.backups.run_recorded(
+            "restore --table",
+            lambda job: rescue_table(postgres, config, wanted, job),
+            asked=str(name),
+            progress=progress,
+        )
 
     async def compare_rescued(
         self,
@@ -360,8 +383,12 @@ class RecoveryManager:
 
         name, kind = _table(table), Merge(merge)
         other = _table(rescued, name.schema)
-        return await in_thread(
-            lambda job: merge_rescued(self.postgres, name, other, kind, job, written_by=written_by), progress
+        return await self.backups.run_recorded(
+            "restore --table --merge",
+            lambda job: merge_rescued(self.postgres, name, other, kind, job, written_by=written_by),
+            asked=f"{kind} rows of {other} into {name}",
+            apart=True,
+            progress=progress,
         )
 
     async def find_damage(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 
+from prefect import runtime
+
 from blocks import BackupRepository, PostgresServer
 from flows.support.logs import prepare_logs
 from pgproof.backup import BackupManager
 from pgproof.errors import PreconditionError
 from pgproof.model.config import BackupConfig, PostgresConfig
 from pgproof.model.service import handed_over
+from pgproof.whoami import PROGRAM
 
 _SECRET_OPTIONS = ("password", "token", "secret")
 
@@ -23,6 +26,7 @@ def backup_manager(server: str, repository: str) -> BackupManager:
     postgres = postgres_config(server)
     config = backup_config(repository)
     prepare_logs(secrets_of(postgres, config))
+    PROGRAM.set(f"prefect {runtime.flow_run.get_flow_name()} {runtime.flow_run.get_id()}")
     return BackupManager(postgres, config)
 
 

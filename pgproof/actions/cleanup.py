@@ -5,7 +5,6 @@ Plan and execution are apart: what was shown, and perhaps agreed to, is what is 
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
 import secrets
@@ -29,6 +28,7 @@ from pgproof.repository.leases import hold_lease
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
 from pgproof.repository.survey import Survey
+from pgproof.whoami import whoami
 
 _log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def carry_out(prepared: PreparedCleanup, job: Job, begun: float) -> CleanupRepor
             copies=tuple(_copy_report(each) for each in collected),
             seconds=time.monotonic() - begun,
             spared=tuple(sorted({each for done in collected for each in done.spared})),
-            by=f"{_user()}@{os.uname().nodename}, pid {os.getpid()}",
+            by=f"{whoami()}, pid {os.getpid()}",
         )
         for copy in seen.copies:
             _record(copy, report, seen.clock())
@@ -211,10 +211,3 @@ def _record(copy: Survey, report: CleanupReport, at: datetime) -> None:
             "copies": [each.to_json() for each in report.copies],
         },
     )
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())  # a user without a name, as in containers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from pgproof.actions.unlocking import unlock_bucket
+from pgproof.actions.opening import unlock_for_keys
 from pgproof.errors import PreconditionError
 from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig
@@ -24,14 +24,14 @@ def list_keys(config: BackupConfig) -> list[KeySlot]:
 
 def add_key(config: BackupConfig, new_passphrase: str) -> KeySlot:
     """Let one more passphrase open the repository."""
-    bucket, unlocked = unlock_bucket(config)
+    bucket, unlocked = unlock_for_keys(config)
     failpoint("keys.unlocked")
     return _add(config, bucket, unlocked.key, new_passphrase)
 
 
 def remove_key(config: BackupConfig, slot_id: str) -> None:
     """Remove a slot. Raises PreconditionError for the last one and for the one in use."""
-    bucket, unlocked = unlock_bucket(config)
+    bucket, unlocked = unlock_for_keys(config)
     if unlocked.slot_id == slot_id:
         raise PreconditionError(
             "this is the key you are using now",
@@ -44,7 +44,7 @@ def remove_key(config: BackupConfig, slot_id: str) -> None:
 
 def change_key(config: BackupConfig, new_passphrase: str) -> KeySlot:
     """Replace the slot that the present passphrase opens; the new one exists before the old one goes."""
-    bucket, unlocked = unlock_bucket(config)
+    bucket, unlocked = unlock_for_keys(config)
     kinds = {slot.slot_id: slot.kind for slot in unlocking.list_slots(bucket)}
     slot = _add(config, bucket, unlocked.key, new_passphrase)
     failpoint("keys.changing")

@@ -24,9 +24,16 @@ _HOURS = 24 * 3600.0
 
 
 def while_running(
-    server: ScratchServer, checks: Sequence[UserCheck], everything: bool, job: Job
+    server: ScratchServer,
+    checks: Sequence[UserCheck],
+    everything: bool,
+    job: Job,
+    check_seconds: float = _HOURS,
 ) -> Iterator[Check]:
-    """Checks of a running scratch server: every database answers, and with `everything` all the rest."""
+    """Checks of a running scratch server: every database answers, and with `everything` all the rest.
+
+    Each of the user's `checks` may take `check_seconds`.
+    """
     databases = server.databases()
     yield _timed("databases answer", lambda: _answer(server, databases))
     if count := server.nameless():
@@ -41,7 +48,7 @@ def while_running(
         job.report(f"dumping {database}")
         yield _timed(f"dump of {database}", partial(_dump, server, database))
     for check in checks:
-        yield _timed(f"check {check.name}", partial(_ask, server, check))
+        yield _timed(f"check {check.name}", partial(_ask, server, check, check_seconds))
 
 
 def after_shutdown(
@@ -146,13 +153,19 @@ def _dump(server: ScratchServer, database: str) -> str:
     return "" if done.status == 0 else done.stderr
 
 
-def _ask(server: ScratchServer, check: UserCheck) -> str:
+def _ask(server: ScratchServer, check: UserCheck, seconds: float) -> str:
+    """One statement, which changes nothing. Rows are counted as they come: a wrong query may return many."""
+    rows = wrong = 0
     with server.connect(check.database) as connection:
-        rows = connection.execute(check.sql.encode()).fetchall()
+        connection.execute(f"SET statement_timeout = {max(1, round(seconds * 1000))}")
+        connection.read_only = True
+        with connection.transaction(), connection.cursor() as cursor:
+            for row in cursor.stream(check.sql.encode()):
+                rows += 1
+                wrong += not row or row[0] is not True
     if not rows:
         return "the query returned no rows"
-    wrong = sum(row[0] is not True for row in rows)
-    return f"{wrong} of {len(rows)} rows are not true" if wrong else ""
+    return f"{wrong} of {rows} rows are not true" if wrong else ""
 
 
 def _short(text: str) -> str:

@@ -10,7 +10,7 @@ from pgproof.cli.settings import load_settings
 
 if TYPE_CHECKING:
     from pgproof.backup import BackupManager
-    from pgproof.model.config import BackupConfig
+    from pgproof.model.config import BackupConfig, PostgresConfig
     from pgproof.recovery import RecoveryManager
 
 
@@ -25,6 +25,11 @@ def open_backups(args: argparse.Namespace) -> BackupManager:
 def backup_config(args: argparse.Namespace) -> BackupConfig:
     """The repository's configuration for the command line's settings."""
     return load_settings(args, os.environ).backup.completed(os.environ)
+
+
+def open_postgres(args: argparse.Namespace) -> PostgresConfig:
+    """The server of the command line's settings."""
+    return load_settings(args, os.environ).postgres
 
 
 def open_recovery(args: argparse.Namespace) -> RecoveryManager:

@@ -16,6 +16,7 @@ from pgproof.cli.exits import EPILOG, Exit, UsageError, exit_status, failure, us
 from pgproof.cli.options import Parser
 from pgproof.cli.screen import Screen
 from pgproof.errors import Cancelled, EngineError
+from pgproof.whoami import PROGRAM
 
 # The modules of `pgproof.cli` in the order of the help, and the commands of each.
 COMMANDS = {
@@ -26,12 +27,15 @@ COMMANDS = {
     "status": ("status",),
     "cleanup": ("cleanup", "keep"),
     "verify": ("verify",),
+    "drill": ("drill",),
     "restore": ("restore",),
     "databases": ("clone",),
     "find_damage": ("find-damage",),
     "wal": ("wal", "restore-point"),
     "schedule": ("schedule",),
     "keys": ("keys",),
+    "audit": ("audit",),
+    "roles": ("roles",),
     "demo": ("demo",),
 }
 
@@ -45,6 +49,7 @@ def run(argv: Sequence[str] | None = None) -> int:
             # A terminal that cannot show a character gets another one, not a crash after the work.
             reconfigure(errors="replace")
     screen = Screen(as_json="--json" in arguments, assume_yes="--yes" in arguments)
+    program = PROGRAM.set("cli")
     if screen.as_json:
         sys.excepthook = _report_bug
     try:
@@ -62,6 +67,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         screen.document(failure("interrupted", "interrupted"))
         screen.warn("pgproof: interrupted")
         return Exit.INTERRUPTED
+    finally:
+        PROGRAM.reset(program)
 
 
 def build_parser(arguments: Sequence[str] = ()) -> Parser:

@@ -67,7 +67,6 @@ _LIBPQ_VARIABLES = {
     "PGHOSTADDR": "hostaddr",
     "PGPASSFILE": "passfile",
     "PGSERVICE": "service",
-    "PGSERVICEFILE": "servicefile",
     "PGSSLMODE": "sslmode",
     "PGSSLROOTCERT": "sslrootcert",
     "PGSSLCERT": "sslcert",

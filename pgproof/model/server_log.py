@@ -9,6 +9,7 @@ from pgproof.errors import DataError, EngineError, PreconditionError, TransientE
 from pgproof.model.lsn import Lsn
 
 _REDO_DONE = re.compile(r"redo done at ([0-9A-F]{1,8}/[0-9A-F]{1,8})\b")
+_REDO_TOOK = re.compile(r"redo done at [0-9A-F/]+ .*elapsed: ([0-9]+\.[0-9]+) s")
 _REDO_PROGRESS = re.compile(r"redo in progress, .*current LSN: ([0-9A-F]{1,8}/[0-9A-F]{1,8})\b")
 # Paths are bytes of any encoding, so this one looks at the log as it was written.
 _MISSING_TABLESPACE = re.compile(
@@ -137,6 +138,12 @@ def end_of_redo(text: str) -> Lsn | None:
     """Where replay ended for the last time; None if nothing was replayed."""
     found = _REDO_DONE.findall(text)
     return Lsn.parse(found[-1]) if found else None
+
+
+def redo_seconds(text: str) -> float:
+    """How long replay took, fetching WAL included; 0 if nothing was replayed."""
+    found = _REDO_TOOK.findall(text)
+    return float(found[-1]) if found else 0.0
 
 
 def replay_position(text: str) -> Lsn | None:

@@ -12,7 +12,7 @@ from pgproof.model.config import PostgresConfig
 from pgproof.model.control_file import ControlFile
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
-from pgproof.model.server_log import end_of_redo, explain, failed_server, last_lines
+from pgproof.model.server_log import end_of_redo, explain, failed_server, last_lines, redo_seconds
 from pgproof.postgres.disk_errors import TEMPORARY, on_disk
 from pgproof.postgres.programs import Finished, Programs, execute, run
 from pgproof.postgres.sandbox import Sandbox
@@ -24,9 +24,9 @@ class ScratchServer:
     """A running server; made by `scratch_server`.
 
     `superuser` is a role that may do everything and log in. `end_of_recovery_lsn` is where replay really
-    ended. `sandbox` says in words what isolates it. `new_tablespaces` maps the locations of tablespaces
-    that were created by the replayed WAL to the directories that hold them in truth; `raised_limits` are settings
-    that had to be higher than on the source when it was backed up.
+    ended, `replay_seconds` how long it took. `sandbox` says in words what isolates it. `new_tablespaces` maps the
+    locations of tablespaces that were created by the replayed WAL to the directories that hold them in truth;
+    `raised_limits` are settings that had to be higher than on the source when it was backed up.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class ScratchServer:
         # A database of our own, which is no part of what was restored.
         self.aside: str | None = None
         self.end_of_recovery_lsn = Lsn(0)
+        self.replay_seconds = 0.0
         self.new_tablespaces: dict[str, Path] = {}
         self.raised_limits: dict[str, str] = {}
         self._programs = programs
@@ -189,6 +190,7 @@ class ScratchServer:
         )
 
     def learn_end_of_recovery(self, control: ControlFile) -> Lsn:
+        self.replay_seconds = redo_seconds(self._log_text())
         with self.connect() as connection:
             row = connection.execute("SELECT pg_walfile_name(pg_current_wal_insert_lsn())").fetchone()
             assert row is not None

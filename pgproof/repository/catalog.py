@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,6 +22,8 @@ from pgproof.repository.layout import ClusterLayout
 from pgproof.repository.pins import read_pin
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
+
+_POSITION = re.compile(r"[0-9A-F]{16}-")
 
 
 def list_backups(repository: Repository, backup_type: BackupType | None = None) -> list[BackupInfo]:
@@ -175,6 +178,13 @@ def find_fingerprint(repository: Repository, wanted: str, system_identifier: str
         hint="take some from the running server: --against-source",
         wanted=wanted,
     )
+
+
+def fingerprint_positions(repository: Repository) -> list[Lsn]:
+    """Where fingerprints of a source were taken."""
+    prefix = repository.layout.fingerprints
+    names = (info.key.removeprefix(prefix) for info in repository.bucket.list(prefix))
+    return [Lsn(int(name[:16], 16)) for name in names if _POSITION.match(name)]
 
 
 def _lsn(text: str) -> Lsn:

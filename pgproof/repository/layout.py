@@ -36,6 +36,8 @@ class ClusterLayout:
         self.condemned = f"{self.root}condemned/"
         self.cleanups = f"{self.root}cleanups/"
         self.alarms = f"{self.root}alarms/"
+        self.drills = f"{self.root}drills/"
+        self.actions = f"{self.root}actions/"
 
     def intent(self, backup_id: str) -> str:
         return f"{self.backups}{backup_id}/intent"
@@ -60,6 +62,12 @@ class ClusterLayout:
 
     def alarm(self, number: int) -> str:
         return f"{self.alarms}{number:08d}"
+
+    def drill(self, at: datetime, nonce: str) -> str:
+        return f"{self.drills}{at:%Y%m%dT%H%M%S%fZ}-{nonce}"
+
+    def action(self, at: datetime, nonce: str) -> str:
+        return f"{self.actions}{at:%Y%m%dT%H%M%S%fZ}-{nonce}"
 
     def verifications(self, backup_id: str) -> str:
         return f"{self.backups}{backup_id}/verified/"

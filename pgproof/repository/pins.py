@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
@@ -12,6 +10,7 @@ from pgproof.model.pin import Pin
 from pgproof.repository.condemned import marks
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
+from pgproof.whoami import whoami
 
 _STAMP = "%Y%m%dT%H%M%S%fZ"
 _LONGEST_WHY = 1000
@@ -51,7 +50,7 @@ def store_pin(repository: Repository, backup_id: str, pin: Pin | None, now: date
         "pinned": pin is not None,
         "until": pin.until.isoformat() if pin is not None and pin.until is not None else None,
         "why": pin.why if pin is not None else "",
-        "by": f"{_user()}@{os.uname().nodename}",
+        "by": whoami(),
         "at": now.isoformat(),
     }
     repository.create_json(Kind.PIN, layout.pin(backup_id, at), value)
@@ -76,13 +75,6 @@ def _after(stamp: str) -> datetime:
         return datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC) + timedelta(microseconds=1)
     except ValueError as error:
         raise DataError("a pin has a name that no pin has", name=stamp) from error
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())  # a user without a name, as in containers
 
 
 def _time(text: object) -> datetime:

@@ -51,6 +51,8 @@ class Kind(IntEnum):
     CONDEMNED = 13
     CLEANUP = 14
     ALARMS = 15
+    DRILL = 16
+    ACTION = 17
 
 
 @dataclass(frozen=True, slots=True)

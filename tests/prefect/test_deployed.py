@@ -105,6 +105,7 @@ def test_bootstrapping_and_deploying_again_changes_nothing(stack: Stack) -> None
             ("hourly", 1),
             ("hourly", 2),
             ("hourly-incremental", 1),
+            ("monthly", 1),
             ("often", 1),
             ("table", 0),
             ("wal", 0),

@@ -1,0 +1,100 @@
+"""Do something, and keep who did it. A record that cannot be written takes nothing back: the action is over by then."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TypeVar
+
+from pgproof.actions.opening import last_opened, open_repository
+from pgproof.errors import Cancelled, DataError, EngineError
+from pgproof.failpoints import failpoint
+from pgproof.model.action_record import ActionRecord, Outcome
+from pgproof.model.config import BackupConfig
+from pgproof.repository import action_log
+from pgproof.whoami import PROGRAM, whoami
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_LONGEST = 500
+
+
+def recorded(
+    config: BackupConfig,
+    command: str,
+    work: Callable[[], T],
+    subject: Callable[[T], str] | None = None,
+    *,
+    asked: str = "",
+    apart: bool = False,
+    unrecorded: Callable[[T, str], T] = lambda result, _why: result,
+) -> T:
+    """The result of `work`, with a record in the repository that it opened.
+
+    `subject` tells from the result what the action was about, `asked` is what is known of that beforehand. One that works
+    `apart` opens no repository by itself: the configured one is opened for the record, if there is one.
+    `unrecorded` says in the result that there is no record, and why.
+    """
+    begun, at, outcome, error = time.monotonic(), datetime.now(UTC), Outcome.FAILED, ""
+    about = asked
+    last_opened.set(None)
+
+    def keep() -> str:
+        record = ActionRecord(
+            at=at,
+            seconds=time.monotonic() - begun,
+            by=whoami(),
+            pid=os.getpid(),
+            program=PROGRAM.get(),
+            version=version("pgproof"),
+            command=command,
+            subject=about[:_LONGEST],
+            outcome=outcome,
+            error=error[:_LONGEST],
+        )
+        return _keep(config, record, apart)
+
+    try:
+        result = work()
+    except BaseException as raised:
+        if isinstance(raised, Cancelled):
+            outcome = Outcome.CANCELLED
+        # The facts of an error may name much, its message does not.
+        error = raised.message if isinstance(raised, EngineError) else type(raised).__name__
+        keep()
+        raise
+    outcome = Outcome.DONE
+    if subject is not None:
+        about = subject(result)
+    why = keep()
+    return unrecorded(result, why) if why else result
+
+
+def _keep(config: BackupConfig, record: ActionRecord, apart: bool) -> str:
+    """Why it was not kept; empty if it was, or if there is no repository to keep it in."""
+    try:
+        repository = last_opened.get()
+        if repository is None:
+            if not apart or not (config.repository_url or config.backup_dir or config.s3_bucket):
+                return ""
+            repository = open_repository(config)
+        failpoint("action.recording")
+        action_log.store_action(repository, record)
+    except EngineError as error:
+        # What failed tells more by its own error.
+        level = logging.WARNING if record.outcome is Outcome.DONE else logging.INFO
+        _log.log(level, "%s is not in the action log: %s", record.command, error)
+        return error.message
+    return ""
+
+
+def list_actions(
+    config: BackupConfig, since: datetime | None = None
+) -> tuple[list[ActionRecord], list[DataError]]:
+    """What was done since then, the oldest first, and what of it cannot be read."""
+    return action_log.list_actions(open_repository(config), since)
