@@ -44,6 +44,7 @@ SELECT lo_from_bytea(0, 'a large object');
 # Files of a minute and more, the longest first: the last files of a run are short, and no worker waits for another.
 _BEGIN_FIRST = (
     "prefect/test_deployed.py",
+    "prefect/test_service.py",
     "round_trip/test_awkward.py",
     "cli/test_demo.py",
     "repository/test_object_store_faults.py",
@@ -51,6 +52,9 @@ _BEGIN_FIRST = (
     "round_trip/test_under_load.py",
     "campaigns/test_crash.py",
     "repository/test_crash.py",
+    "round_trip/test_roles.py",
+    "restore/test_drill.py",
+    "prefect/test_shipped.py",
     "damage/test_find_damage.py",
     "restore/test_killed.py",
     "wal/test_standby_slots.py",
