@@ -52,7 +52,7 @@ def _figures(standing: Standing, objectives: Objectives) -> list[tuple[str, str,
             limit(objectives.rpo_minutes, "min"),
         ),
         (
-            "Restored in",
+            "A recovery takes",
             "not measured" if took is None else human_duration(took.total_seconds()),
             limit(objectives.rto_minutes, "min"),
         ),

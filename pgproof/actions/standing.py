@@ -14,10 +14,13 @@ from pgproof.model.objectives import Standing
 from pgproof.model.report import BackupInfo
 from pgproof.model.wal_status import WalStatus
 from pgproof.repository.catalog import list_backups
+from pgproof.repository.drills import list_drills
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
 from pgproof.repository.store_clock import CLOCK
 
+# How many of the newest drills are looked through for one that passed.
+_DRILLS = 10
 # A collection ends itself after so long: an older mark was left behind.
 _LONGEST_CLEANUP = timedelta(hours=12)
 
@@ -43,6 +46,7 @@ def measure(postgres: PostgresConfig, config: BackupConfig) -> Standing:
         proven_id=proof.backup_id if proof else "",
         proof_at=_proof_time(proof) if proof else None,
         proof_seconds=_proof_seconds(repository, proof) if proof else None,
+        drill_seconds=_drill_seconds(repository),
         oldest=window.oldest if window else None,
         newest=window.newest if window else None,
         lag_seconds=primary.lag_seconds if primary else None,
@@ -75,6 +79,13 @@ def _proof_seconds(repository: Repository, info: BackupInfo) -> float | None:
         return None
     seconds = report.get("seconds")
     return float(seconds) if isinstance(seconds, (int, float)) and seconds >= 0 else None
+
+
+def _drill_seconds(repository: Repository) -> float | None:
+    for drill in list_drills(repository, _DRILLS):
+        if drill.ok and drill.rto_seconds is not None:
+            return drill.forecast.seconds if drill.forecast is not None else drill.rto_seconds
+    return None
 
 
 def _wal(repository: Repository, postgres: PostgresConfig, backups: Sequence[BackupInfo]) -> WalStatus | None:

@@ -84,8 +84,8 @@ def _show(watched: Watched, standing: Standing, screen: Screen) -> None:
         ("newest good", _named(when(standing.backup_at, "none"), standing.backup_id)),
         ("last proof", _named(when(standing.proof_at, "never"), standing.proven_id)),
     ]
-    if standing.proof_seconds is not None:
-        figures.append(("restored in", text.duration(standing.proof_seconds)))
+    if standing.recovery_time is not None:
+        figures.append(("a recovery takes", text.duration(standing.recovery_time.total_seconds())))
     if standing.newest is not None:
         figures.append(("any moment from", when(standing.oldest, "–")))
         figures.append(("to", when(standing.newest, "–")))

@@ -51,7 +51,8 @@ class Standing:
     """How a cluster stood `at` one moment, as far as the repository, and the server if it answered, could tell.
 
     `backup_at` is the moment that the newest good backup holds, `proof_at` when a backup was last restored and
-    started, and `proof_seconds` how long that took. `oldest` to `newest` can be restored by point in time.
+    started, and `proof_seconds` how long that took; `drill_seconds` is what the newest drill that passed forecasts for a
+    recovery to the newest moment. `oldest` to `newest` can be restored by point in time.
     `lag_seconds` is how much is not stored yet, by the server's word. `flawed` are what is wrong with the newest backups.
     """
 
@@ -63,6 +64,7 @@ class Standing:
     proven_id: str = ""
     proof_at: datetime | None = None
     proof_seconds: float | None = None
+    drill_seconds: float | None = None
     oldest: datetime | None = None
     newest: datetime | None = None
     lag_seconds: float | None = None
@@ -91,7 +93,9 @@ class Standing:
 
     @property
     def recovery_time(self) -> timedelta | None:
-        return None if self.proof_seconds is None else timedelta(seconds=self.proof_seconds)
+        """By a drill, which recovers as far as one would; else a restore that proved a backup has to do."""
+        seconds = self.proof_seconds if self.drill_seconds is None else self.drill_seconds
+        return None if seconds is None else timedelta(seconds=seconds)
 
     def to_json(self) -> dict[str, Any]:
         def time(value: datetime | None) -> str | None:
@@ -173,7 +177,7 @@ def _by_objective(standing: Standing, objectives: Objectives) -> Iterator[Broken
         yield from too_old("proof-age", standing, timedelta(days=proof))
     if objectives.rpo_minutes is not None and standing.backup_at is not None:
         yield from too_old("rpo", standing, timedelta(minutes=objectives.rpo_minutes))
-    if objectives.rto_minutes is not None and standing.proof_seconds is not None:
+    if objectives.rto_minutes is not None and standing.recovery_time is not None:
         yield from too_old("rto", standing, timedelta(minutes=objectives.rto_minutes))
 
 
@@ -200,7 +204,7 @@ _MEASURES = {
         "see pgproof wal status; without streamed WAL only backups count",
     ),
     "rto": (
-        "the last restore took {}",
+        "a recovery takes {}, by the newest drill or proof",
         "no restore was ever timed",
         "restore with more jobs, nearer to the repository, or take full backups more often",
     ),

@@ -38,6 +38,8 @@ NOTHING = Standing("main", NOON)
         (FINE, {"backup_max_age_hours": 4}, ["backup-age"]),
         (FINE, {"proof_max_age_days": 1}, ["proof-age"]),
         (FINE, {"rto_minutes": 9}, ["rto"]),
+        (replace(FINE, drill_seconds=500.0), {"rto_minutes": 9}, []),
+        (replace(FINE, proof_seconds=None, drill_seconds=600.0), {"rto_minutes": 9}, ["rto"]),
         # Without the server's word the newest moment that can be restored is what there is.
         (NO_SERVER, {"rpo_minutes": 29}, ["rpo"]),
         (NO_SERVER, {"rpo_minutes": 31}, []),
