@@ -56,7 +56,7 @@ class Stack:
         return self._ask("GET", path, None)
 
     def delete(self, path: str) -> None:
-        httpx.delete(f"{self.api_url}{path}", timeout=60).raise_for_status()
+        self._ask("DELETE", path, None)
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         answers: list[httpx.Response] = []
@@ -68,7 +68,7 @@ class Stack:
 
         machine.wait_until(answered, f"the Prefect API to answer {method} {path}")
         answers[-1].raise_for_status()
-        return answers[-1].json()
+        return answers[-1].json() if answers[-1].content else None
 
     def start(self, deployment: str, **parameters: object) -> str:
         """Ask for a run of a deployment, as the UI does, and return its id: a command would take seconds."""

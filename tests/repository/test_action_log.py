@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -26,6 +27,14 @@ from tests.repository.places import new_repository
 from tests.support.postgres import ClusterFactory
 
 _SECRET = "hunter2-never-to-be-seen"
+
+
+@pytest.fixture(autouse=True)
+def plain_python() -> Iterator[None]:
+    """No flow, though one may have run in this process."""
+    token = PROGRAM.set("python")
+    yield
+    PROGRAM.reset(token)
 
 
 @pytest.fixture

@@ -31,9 +31,9 @@ _MISTAKES = (
 
 
 @contextmanager
-def at_work(cluster: Cluster) -> Iterator[None]:
-    """Somebody commits while the block runs, before the mistake and after it."""
-    done, number = threading.Event(), 20000
+def at_work(cluster: Cluster, after: int = 20000) -> Iterator[None]:
+    """Somebody commits while the block runs, before the mistake and after it: rows with numbers above `after`."""
+    done, number = threading.Event(), after
     begun = threading.Event()
 
     def work() -> None:
@@ -52,7 +52,7 @@ def at_work(cluster: Cluster) -> Iterator[None]:
                             f"UPDATE {table} SET total = total + 1, note = 'seen' WHERE id = %s".encode(),
                             [old],
                         )
-                if number > 20020:
+                if number > after + 20:
                     begun.set()
 
     worker = threading.Thread(target=work)
@@ -62,6 +62,7 @@ def at_work(cluster: Cluster) -> Iterator[None]:
         yield
         before = number
         while number < before + 20:
+            assert worker.is_alive()
             done.wait(0.01)
     finally:
         done.set()
@@ -115,18 +116,11 @@ def test_what_was_deleted_and_changed_is_put_back_exactly(
             str(updated["xid"]),
             "--yes",
         ]
-        with at_work_again(cluster):
+        with at_work(cluster, after=40000):
             assert pgproof([*restore, *merge]) == 0
         said = capsys.readouterr().out
         assert "5,000 rows were put back and 3,000 overwritten" in said
         assert differences(cluster) == "0"
-
-
-@contextmanager
-def at_work_again(cluster: Cluster) -> Iterator[None]:
-    cluster.psql("DELETE FROM orders WHERE id > 20000; DELETE FROM truth WHERE id > 20000", "app")
-    with at_work(cluster):
-        yield
 
 
 def differences(cluster: Cluster) -> str:
