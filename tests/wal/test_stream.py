@@ -23,6 +23,7 @@ from pgproof.model.wal_stream import APPLICATION_NAME, StreamOptions
 from pgproof.repository.wal_archive import WalArchive
 from tests.repository.places import new_repository
 from tests.support import machine
+from tests.support.forgetful_fs import ForgetfulDisk
 from tests.support.ledger import Ledger
 from tests.support.postgres import STREAM_PASSWORD, STREAM_USER, Cluster, ClusterFactory
 from tests.support.s3 import S3Server
@@ -375,6 +376,33 @@ def test_a_commit_returns_when_its_wal_is_in_the_repository(
         streamer.kill9()
     print(f"commit on {where}: median {statistics.median(took):.1f} ms, worst {max(took):.1f} ms")
     require_stored(config, cluster, 1, acknowledged(cluster))
+    cluster.psql("ALTER SYSTEM RESET synchronous_standby_names; SELECT pg_reload_conf()")
+
+
+def test_a_commit_that_returned_outlives_a_power_cut(cluster_factory: ClusterFactory) -> None:
+    """The power goes right behind a COMMIT, and the streamer with it: of what it had not synced, anything may be gone."""
+    cluster = cluster_factory(18, settings={"wal_keep_size": "512MB"})
+    cluster.psql(f"CREATE TABLE t (i int); ALTER SYSTEM SET synchronous_standby_names = '{APPLICATION_NAME}'")
+    cluster.psql("SELECT pg_reload_conf()")
+    with ForgetfulDisk() as disk:
+        config = new_repository(disk.path / "r")
+        for seed in range(5):
+            with Streamer(cluster.tcp_config(), config, StreamOptions(create_slot=True)) as streamer:
+                machine.wait_until(
+                    lambda: (
+                        cluster.psql("SELECT string_agg(sync_state, '') FROM pg_stat_replication") == "sync"
+                    ),
+                    "the streamer to be synchronous",
+                )
+                with cluster.connect() as connection:
+                    for number in range(3 + 7 * seed):
+                        connection.execute("INSERT INTO t VALUES (%s)", [number])
+                        row = connection.execute("SELECT flush_lsn::text FROM pg_stat_replication").fetchone()
+                disk.cut()
+                streamer.kill9()
+            disk.power_on(f"stream {seed}")
+            assert row is not None
+            require_stored(config, cluster, 1, Lsn.parse(row[0]))
     cluster.psql("ALTER SYSTEM RESET synchronous_standby_names; SELECT pg_reload_conf()")
 
 
