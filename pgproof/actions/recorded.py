@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TypeVar
 
 from pgproof.actions.opening import last_opened, open_repository
-from pgproof.errors import Cancelled, DataError, EngineError
+from pgproof.errors import Cancelled, DataError, EngineError, TransientError
 from pgproof.failpoints import failpoint
 from pgproof.model.action_record import ActionRecord, Outcome
 from pgproof.model.config import BackupConfig
 from pgproof.repository import action_log
+from pgproof.repository.repository import Repository
 from pgproof.whoami import PROGRAM, whoami
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _LONGEST = 500
+# A store that was the reason of a failure, or stalls while a run is cancelled, is not waited for once more.
+_SECONDS_AFTER_A_FAILURE = 5.0
 
 
 def recorded(
@@ -84,13 +90,36 @@ def _keep(config: BackupConfig, record: ActionRecord, apart: bool) -> str:
                 return ""
             repository = open_repository(config)
         failpoint("action.recording")
-        action_log.store_action(repository, record)
+        if record.outcome is Outcome.DONE:
+            action_log.store_action(repository, record)
+        else:
+            _store_soon(repository, record)
     except EngineError as error:
         # What failed tells more by its own error.
         level = logging.WARNING if record.outcome is Outcome.DONE else logging.INFO
         _log.log(level, "%s is not in the action log: %s", record.command, error)
         return error.message
     return ""
+
+
+def _store_soon(repository: Repository, record: ActionRecord) -> None:
+    """Store it in a thread that nobody waits for longer than some seconds, not even the end of the process."""
+    stored: Future[None] = Future()
+
+    def store() -> None:
+        try:
+            action_log.store_action(repository, record)
+        except EngineError as error:
+            stored.set_exception(error)
+        else:
+            stored.set_result(None)
+
+    inside = contextvars.copy_context()
+    threading.Thread(target=inside.run, args=(store,), name="pgproof-action", daemon=True).start()
+    try:
+        stored.result(_SECONDS_AFTER_A_FAILURE)
+    except TimeoutError as error:
+        raise TransientError("the store did not take it within seconds", hint="see what failed") from error
 
 
 def list_actions(

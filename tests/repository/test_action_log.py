@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,15 +16,18 @@ import pytest
 from campaigns.chained_runs import ChainedRun, first_files
 from pgproof import failpoints
 from pgproof.actions.opening import open_repository
+from pgproof.actions.recorded import recorded
 from pgproof.backup import BackupManager
 from pgproof.cli.main import run
-from pgproof.errors import PreconditionError
+from pgproof.errors import Cancelled, PreconditionError
 from pgproof.model.action_record import ActionRecord, Outcome
 from pgproof.model.config import BackupConfig, BackupType, PostgresConfig
 from pgproof.model.lsn import Lsn
 from pgproof.repository.action_log import list_actions
+from pgproof.repository.bucket import Bucket
 from pgproof.whoami import PROGRAM
 from tests.repository.places import new_repository
+from tests.support.machine import wait_until
 from tests.support.postgres import ClusterFactory
 
 _SECRET = "hunter2-never-to-be-seen"
@@ -128,3 +132,33 @@ def test_a_backup_whose_record_cannot_be_written_is_whole_and_says_so(
     assert "the backup is whole" in finding.message and info.status == "ok" and info.stop_lsn > Lsn(0)
     (listed,) = asyncio.run(manager.list_backups())
     assert (listed.backup_id, _log(config)) == (info.backup_id, [])
+
+
+def test_a_store_that_stalls_is_not_waited_for_once_more_by_what_failed(config: BackupConfig) -> None:
+    """A flow that is cancelled has half a minute to end, and a store's own tries take longer than that."""
+    stalls, goes_on = threading.Event(), threading.Event()
+
+    class Stalled:
+        def __init__(self, bucket: Bucket) -> None:
+            self._bucket = bucket
+
+        def create(self, key: str, data: bytes) -> None:
+            stalls.set()
+            goes_on.wait()
+            self._bucket.create(key, data)
+
+        def __getattr__(self, verb: str):  # type: ignore[no-untyped-def]
+            return getattr(self._bucket, verb)
+
+    def work() -> None:
+        repository = open_repository(config)
+        repository.bucket = Stalled(repository.bucket)  # type: ignore[assignment]
+        raise Cancelled
+
+    try:
+        with pytest.raises(Cancelled):
+            recorded(config, "backup", work)
+        assert stalls.is_set() and not _log(config)
+    finally:
+        goes_on.set()
+    wait_until(lambda: [each.outcome for each in _log(config)] == [Outcome.CANCELLED], "the late record")
