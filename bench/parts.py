@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import backups, logical, table, wal, wal_commit, wal_replay, wal_stream
+from bench import backups, catalog, logical, table, wal, wal_commit, wal_replay, wal_stream
 from bench.contender import Place
 from bench.recording import Section, machine_line
 
@@ -25,7 +25,7 @@ class Part:
 
 def _part(
     title: str,
-    major: int,
+    majors: Sequence[int],
     measurements: Callable[[argparse.Namespace, Path], Iterator[Any]],
     kind: type,
     markdown: Callable[[Sequence[Any]], str],
@@ -39,7 +39,7 @@ def _part(
     def whole(about: Mapping[str, Any], measurements: Sequence[Mapping[str, Any]]) -> str:
         return f"{machine_line(about)}\n\n{markdown([kind(**each) for each in measurements])}"
 
-    return Part(title, [major], run, whole)
+    return Part(title, majors, run, whole)
 
 
 def places(options: argparse.Namespace) -> list[Place]:
@@ -55,15 +55,15 @@ PARTS = {
     "backups": Part("Backups and restores", (15, 17, 18), backups.run, table.markdown),
     "logical": _part(
         "Logical backups",
-        17,
+        [17],
         lambda options, _work: logical.measurements(options.gigabytes / 2, options.rounds),
         logical.Measured,
         logical.markdown,
     ),
-    "wal": _part("Single WAL segments", 15, _wal_files, wal.Measured, wal.markdown),
+    "wal": _part("Single WAL segments", [15], _wal_files, wal.Measured, wal.markdown),
     "stream": _part(
         "WAL as it is written",
-        18,
+        [18],
         lambda options, work: wal_stream.measurements(
             options.rate * 1e6, options.seconds, options.rounds, places(options), work
         ),
@@ -72,18 +72,25 @@ PARTS = {
     ),
     "commit": _part(
         "COMMIT that waits for the repository",
-        18,
+        [18],
         lambda options, work: wal_commit.measurements(options.commits, options.rounds, places(options), work),
         wal_commit.Measured,
         wal_commit.markdown,
     ),
     "replay": _part(
         "Replay of WAL",
-        18,
+        [18],
         lambda options, work: wal_replay.measurements(
             options.wal_gigabytes, options.rounds, places(options), work
         ),
         wal_replay.Measured,
         wal_replay.markdown,
+    ),
+    "catalog": _part(
+        "A repository of many backups",
+        [],
+        lambda options, _work: catalog.measurements(options.backups, options.rounds),
+        catalog.Measured,
+        catalog.markdown,
     ),
 }
