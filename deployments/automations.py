@@ -48,6 +48,8 @@ _FAILURES = (
     "CleanupIncomplete",
     "NeedsApproval",
     "ObjectiveBroken",
+    "DrillFailed",
+    "FleetFailed",
 )
 
 
