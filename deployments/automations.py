@@ -127,7 +127,7 @@ def _silences(hours: float, days: float, options: argparse.Namespace) -> Iterato
         "proof",
         frozenset({"pgproof.backup.proven"}),
         timedelta(days=days),
-        "Look at the last runs of the deployment verify/daily, and at the worker.",
+        "Look at the last runs of the deployment verify/weekly, and at the worker.",
     )
     yield Silence(
         "look at the objectives",
