@@ -13,7 +13,7 @@ from prefect.states import Cancelled
 from prefect.tasks import exponential_backoff
 from pydantic import Field
 
-from flows.support.approval import wait_for_answer
+from flows.support.approval import first_choice, wait_for_answer
 from flows.support.engine import run_engine, worth_retrying
 from flows.support.publishing import publish_event, publish_report
 from flows.support.reports import restore_plan_report, restore_report
@@ -131,6 +131,8 @@ def restore(
     request = _request(options)
     wanted = backup_id or ("" if request.target else "latest")
     plan = plan_restore(repository, wanted, data_dir, options)
+    if (first := first_choice(plan.backup_id)) != plan.backup_id:
+        plan = plan_restore(repository, first, data_dir, options)
     cluster = backup_config(repository).cluster
     publish_report(
         "restore-plan", cluster, restore_plan_report(plan, datetime.now(UTC)), f"restore into {plan.data_dir}"
@@ -140,7 +142,7 @@ def restore(
         if not answer.approve or answer.directory != str(plan.data_dir):
             reason = "its directory was not typed as it is" if answer.approve else "it was not approved"
             return Cancelled(message=f"nothing was restored: {reason}")
-    # What was planned is restored, although new backups may have come while somebody thought about it.
+    # What was planned is restored, and what was approved.
     report = restore_cluster(repository, plan.backup_id, data_dir, options)
     publish_report("restore", cluster, restore_report(report), f"{report.backup_id} into {report.data_dir}")
     publish_event(
