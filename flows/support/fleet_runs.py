@@ -96,7 +96,9 @@ class FleetRuns:
         seconds = time.monotonic() - begun
         if run is None:
             del self._runs[run_id]
-            return Outcome(target.name, False, "unknown", "somebody has deleted its run", seconds, str(run_id))
+            return Outcome(
+                target.name, False, "unknown", "somebody has deleted its run", seconds, str(run_id)
+            )
         state = run.state
         if state is not None and state.is_final():
             del self._runs[run.id]

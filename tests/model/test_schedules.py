@@ -35,10 +35,20 @@ def test_an_interval(text: str, expected: Schedule | None) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "dayly", "0h", "5s", "1.5h", "-1h", "1 2 3", "1 2 3 4 5 6", "* * * * $x"]
-    # A scheduler would refuse these as well, but only when the service runs.
-    + ["60 3 * * *", "0 24 * * *", "0 0 0 * *", "0 0 * 13 *", "0 0 * * 8", "*/0 * * * *", "1,2,70 * * * *"]
-    + ["a b c d e", "0 0 jan * *", "*-3 * * * *", "1- * * * *", "0,, * * * *"],
+    [
+        *("", "dayly", "0h", "5s", "1.5h", "-1h", "1 2 3", "1 2 3 4 5 6", "* * * * $x", "a b c d e"),
+        # A scheduler would refuse these as well, but only when the service runs.
+        *(
+            "60 3 * * *",
+            "0 24 * * *",
+            "0 0 0 * *",
+            "0 0 * 13 *",
+            "0 0 * * 8",
+            "*/0 * * * *",
+            "1,2,70 * * * *",
+        ),
+        *("0 0 jan * *", "*-3 * * * *", "1- * * * *", "0,, * * * *"),
+    ],
 )
 def test_what_is_no_interval_is_refused_at_once(text: str) -> None:
     with pytest.raises(PreconditionError, match="incremental_interval") as error:
