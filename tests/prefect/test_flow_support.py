@@ -123,9 +123,13 @@ def test_every_secret_is_known_to_the_mask() -> None:
         passphrase="phrase",
         s3_access_key_id="id",
         s3_secret_access_key="store",
-        s3_options={"aws_session_token": "session", "aws_virtual_hosted_style_request": "true"},
+        s3_options={
+            "AWS_SESSION_TOKEN": "session",
+            "aws_sse_customer_key_base64": "customer",
+            "aws_virtual_hosted_style_request": "true",
+        },
     )
-    assert secrets_of(postgres, config) == {"server", "key", "phrase", "store", "session"}
+    assert secrets_of(postgres, config) == {"server", "key", "phrase", "store", "session", "customer"}
 
 
 def _record(message: str, *arguments: object, error: BaseException | None = None) -> logging.LogRecord:
