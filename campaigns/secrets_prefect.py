@@ -110,10 +110,10 @@ def _runs(stack: Stack, campaign: Campaign, cluster: Cluster) -> None:
         campaign.count("flow runs that failed" if fails else "flow runs that succeeded")
 
     attempt("backup/daily-full", "-p", "verify=frames")
-    attempt("verify/daily")
+    attempt("verify/weekly")
     attempt("backup/daily-full", "-p", "server=wrong-password", fails=True)
     attempt("backup/daily-full", "-p", "repository=wrong-passphrase", fails=True)
-    attempt("verify/daily", "-p", "repository=wrong-passphrase", fails=True)
+    attempt("verify/weekly", "-p", "repository=wrong-passphrase", fails=True)
     attempt("backup/daily-full", "-p", "repository=absent", fails=True)
     _killed(stack, cluster)
     campaign.count("flow runs that failed")

@@ -48,6 +48,8 @@ _FAILURES = (
     "CleanupIncomplete",
     "NeedsApproval",
     "ObjectiveBroken",
+    "DrillFailed",
+    "FleetFailed",
 )
 
 
@@ -125,7 +127,7 @@ def _silences(hours: float, days: float, options: argparse.Namespace) -> Iterato
         "proof",
         frozenset({"pgproof.backup.proven"}),
         timedelta(days=days),
-        "Look at the last runs of the deployment verify/daily, and at the worker.",
+        "Look at the last runs of the deployment verify/weekly, and at the worker.",
     )
     yield Silence(
         "look at the objectives",
@@ -172,37 +174,39 @@ def save_webhook() -> UUID:
     return saved
 
 
+def _telling(
+    block: UUID, name: str, description: str, trigger: EventTrigger, *, subject: str, body: str
+) -> Automation:
+    message = SendNotification(block_document_id=block, subject=subject, body=body)
+    return Automation(name=name, description=description, trigger=trigger, actions=[message])
+
+
 def failed_run(block: UUID) -> Automation:
     """Notify when a run fails or crashes: its message has the HINT."""
-    return Automation(
-        name="pgproof: failed run",
-        description="A run of a pgproof deployment failed or crashed.",
-        trigger=EventTrigger(
+    return _telling(
+        block,
+        "pgproof: failed run",
+        "A run of a pgproof deployment failed or crashed.",
+        EventTrigger(
             # The type, not the event's name: a state called VerificationFailed has an event of that name.
             expect={"prefect.flow-run.*"},
             match={"prefect.resource.id": "prefect.flow-run.*", "prefect.state-type": ["FAILED", "CRASHED"]},
             match_related=_TAGGED,
             for_each={"prefect.resource.id"},
             posture=Posture.Reactive,
-            threshold=1,
-            within=timedelta(0),
         ),
-        actions=[
-            SendNotification(
-                block_document_id=block,
-                subject="{{ flow.name }} {{ flow_run.name }}: {{ flow_run.state.name }}",
-                body="{{ flow_run.state.message }}\n{{ flow_run | ui_url }}",
-            )
-        ],
+        subject="{{ flow.name }} {{ flow_run.name }}: {{ flow_run.state.name }}",
+        body="{{ flow_run.state.message }}\n{{ flow_run | ui_url }}",
     )
 
 
 def recovered_run(block: UUID) -> Automation:
     """Notify once when a deployment completes a run after failed ones."""
-    return Automation(
-        name="pgproof: recovered",
-        description="A pgproof deployment has completed a run, and the one before had failed.",
-        trigger=EventTrigger(
+    return _telling(
+        block,
+        "pgproof: recovered",
+        "A pgproof deployment has completed a run, and the one before had failed.",
+        EventTrigger(
             # What is awaited after something has to match like it, so here only names can tell them apart.
             after={f"prefect.flow-run.{name}" for name in _FAILURES},
             expect={"prefect.flow-run.Completed"},
@@ -210,62 +214,44 @@ def recovered_run(block: UUID) -> Automation:
             match_related=_TAGGED,
             for_each={"related:deployment:prefect.resource.id"},
             posture=Posture.Reactive,
-            threshold=1,
-            within=timedelta(0),
         ),
-        actions=[
-            SendNotification(
-                block_document_id=block,
-                subject="{{ flow.name }} {{ flow_run.name }}: recovered",
-                body="{{ deployment.name }} has completed a run again.\n{{ flow_run | ui_url }}",
-            )
-        ],
+        subject="{{ flow.name }} {{ flow_run.name }}: recovered",
+        body="{{ deployment.name }} has completed a run again.\n{{ flow_run | ui_url }}",
     )
 
 
 def missing(block: UUID, cluster: str, silence: Silence) -> Automation:
     """Notify when what says that all is well did not come for `within`; again after each further `within`."""
     length = in_words(silence.within)
-    return Automation(
-        name=f"pgproof: no {silence.what} of {cluster}",
-        description=f"There was no {silence.what} of {cluster} for {length}.",
-        trigger=EventTrigger(
+    return _telling(
+        block,
+        f"pgproof: no {silence.what} of {cluster}",
+        f"There was no {silence.what} of {cluster} for {length}.",
+        EventTrigger(
             expect=set(silence.events),
             match={"prefect.resource.id": f"pgproof.cluster.{cluster}"},
             posture=Posture.Proactive,
-            threshold=1,
             within=silence.within,
         ),
-        actions=[
-            SendNotification(
-                block_document_id=block,
-                subject=f"no {silence.what} of {cluster} for {length}",
-                body=silence.advice,
-            )
-        ],
+        subject=f"no {silence.what} of {cluster} for {length}",
+        body=silence.advice,
     )
 
 
 def there_again(block: UUID, cluster: str, silence: Silence, alarm: UUID) -> Automation:
     """Notify once when it comes after the automation `alarm` has missed it."""
-    return Automation(
-        name=f"pgproof: {silence.what} of {cluster} again",
-        description=f"There is a {silence.what} of {cluster} again, after it was missed.",
-        trigger=EventTrigger(
+    return _telling(
+        block,
+        f"pgproof: {silence.what} of {cluster} again",
+        f"There is a {silence.what} of {cluster} again, after it was missed.",
+        EventTrigger(
             after={"prefect.automation.triggered"},
             expect=set(silence.events),
             match={"prefect.resource.id": [f"prefect.automation.{alarm}", f"pgproof.cluster.{cluster}"]},
             posture=Posture.Reactive,
-            threshold=1,
-            within=timedelta(0),
         ),
-        actions=[
-            SendNotification(
-                block_document_id=block,
-                subject=f"{silence.what} of {cluster}: recovered",
-                body=f"There is a {silence.what} of {cluster} again.",
-            )
-        ],
+        subject=f"{silence.what} of {cluster}: recovered",
+        body=f"There is a {silence.what} of {cluster} again.",
     )
 
 

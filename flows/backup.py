@@ -6,14 +6,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from prefect import flow, runtime, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
-from prefect.tasks import exponential_backoff
 
 from flows.support.catalog import publish_catalog
-from flows.support.engine import run_engine, worth_retrying
+from flows.support.engine import engine_task, run_engine
 from flows.support.lateness import reason_to_skip
 from flows.support.publishing import publish_event, publish_report
 from flows.support.reports import backup_report, human_size
@@ -31,15 +29,7 @@ def _run_name() -> str:
     return f"{parameters['repository'] or 'environment'}-{parameters['type']}-{started:%Y-%m-%d}"
 
 
-@task(
-    task_run_name="{type}-backup",
-    retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=10),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=worth_retrying,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@engine_task("{type}-backup")
 def take_backup(server: str, repository: str, type: str, change_detection: str, method: str) -> BackupInfo:
     """Call the engine; what a broken attempt has stored, the next one finds and does not send again."""
     manager = backup_manager(server, repository)
@@ -54,14 +44,7 @@ def take_backup(server: str, repository: str, type: str, change_detection: str, 
     )
 
 
-@task(
-    retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=10),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=worth_retrying,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@engine_task()
 def copy_to_mirror(server: str, repository: str) -> dict[str, Any]:
     """Give the bucket what it lacks of the directory; a task of its own, so that a retry takes no new backup."""
     manager = backup_manager(server, repository)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, runtime, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
-from prefect.tasks import exponential_backoff
 
 from flows.support.catalog import publish_catalog
 from flows.support.cleanup_reports import cleanup_message, cleanup_report, plan_report
-from flows.support.engine import run_engine, worth_retrying
+from flows.support.engine import engine_task, run_engine
 from flows.support.lateness import reason_to_skip
 from flows.support.publishing import publish_event, publish_report
 from flows.support.settings import backup_manager
@@ -24,29 +22,13 @@ def _run_name() -> str:
     return f"{parameters['repository'] or 'environment'}-{'plan' if parameters['plan_only'] else 'cleanup'}"
 
 
-@task(
-    task_run_name="plan-cleanup",
-    retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=10),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=worth_retrying,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@engine_task("plan-cleanup")
 def plan_cleanup(repository: str) -> CleanupPlan:
     manager = backup_manager("", repository)
     return run_engine(lambda progress: manager.plan_cleanup(progress=progress)).plan
 
 
-@task(
-    task_run_name="remove",
-    retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=10),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=worth_retrying,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@engine_task("remove")
 def remove(repository: str, approved: bool) -> CleanupReport:
     """By a plan of its own: a repetition must not go by what was seen before a broken attempt."""
     manager = backup_manager("", repository)

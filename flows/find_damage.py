@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from prefect import flow, runtime, task
-from prefect.cache_policies import NO_CACHE
-from prefect.tasks import exponential_backoff
+from prefect import flow, runtime
 
-from flows.support.engine import run_engine, worth_retrying
+from flows.support.engine import engine_task, run_engine
 from flows.support.publishing import publish_table
 from flows.support.reports import damage_rows, damage_summary
 from flows.support.settings import backup_config, backup_manager
@@ -20,14 +18,7 @@ def _run_name() -> str:
     return f"{runtime.flow_run.parameters['repository'] or 'environment'}-damage"
 
 
-@task(
-    retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=10),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=worth_retrying,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@engine_task()
 def scan_wal(
     server: str, repository: str, since: str, until: str, min_rows: int, timeline: int | None, names: str
 ) -> DamageReport:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from prefect import flow, runtime, task
-from prefect.cache_policies import INPUTS, NO_CACHE, RUN_ID
+from prefect.cache_policies import INPUTS, RUN_ID
 from prefect.client.schemas.objects import State
 from prefect.input import RunInput
 from prefect.states import Cancelled
@@ -14,7 +14,7 @@ from prefect.tasks import exponential_backoff
 from pydantic import Field
 
 from flows.support.approval import wait_for_answer
-from flows.support.engine import run_engine, worth_retrying
+from flows.support.engine import engine_task, run_engine, worth_retrying
 from flows.support.publishing import publish_event, publish_report
 from flows.support.rescue_reports import merge_question, merge_report, rescue_report
 from flows.support.settings import backup_config, backup_manager
@@ -82,13 +82,7 @@ def bring_back(
     return found
 
 
-@task(
-    retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=10),
-    retry_condition_fn=worth_retrying,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@engine_task()
 def put_back(
     server: str, repository: str, table: str, rescued: str, merge: str, written_by: list[int]
 ) -> MergeReport:

@@ -10,11 +10,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.input import RunInput
 from prefect.states import Cancelled
-from prefect.tasks import exponential_backoff
 from pydantic import Field
 
-from flows.support.approval import wait_for_answer
-from flows.support.engine import run_engine, worth_retrying
+from flows.support.approval import first_choice, wait_for_answer
+from flows.support.engine import engine_task, run_engine
 from flows.support.publishing import publish_event, publish_report
 from flows.support.reports import restore_plan_report, restore_report
 from flows.support.settings import backup_config, backup_manager
@@ -37,14 +36,7 @@ def _run_name() -> str:
     return f"{parameters['repository'] or 'environment'}-restore-{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
 
 
-@task(
-    retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=10),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=worth_retrying,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@engine_task()
 def plan_restore(repository: str, backup_id: str, data_dir: str, options: dict[str, Any]) -> RestorePlan:
     manager = backup_manager("", repository)
     recovery = RecoveryManager(manager.postgres, manager)
@@ -131,6 +123,8 @@ def restore(
     request = _request(options)
     wanted = backup_id or ("" if request.target else "latest")
     plan = plan_restore(repository, wanted, data_dir, options)
+    if (first := first_choice(plan.backup_id)) != plan.backup_id:
+        plan = plan_restore(repository, first, data_dir, options)
     cluster = backup_config(repository).cluster
     publish_report(
         "restore-plan", cluster, restore_plan_report(plan, datetime.now(UTC)), f"restore into {plan.data_dir}"
@@ -140,7 +134,7 @@ def restore(
         if not answer.approve or answer.directory != str(plan.data_dir):
             reason = "its directory was not typed as it is" if answer.approve else "it was not approved"
             return Cancelled(message=f"nothing was restored: {reason}")
-    # What was planned is restored, although new backups may have come while somebody thought about it.
+    # What was planned is restored, and what was approved.
     report = restore_cluster(repository, plan.backup_id, data_dir, options)
     publish_report("restore", cluster, restore_report(report), f"{report.backup_id} into {report.data_dir}")
     publish_event(

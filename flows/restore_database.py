@@ -10,11 +10,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.input import RunInput
 from prefect.states import Cancelled
-from prefect.tasks import exponential_backoff
 from pydantic import Field
 
-from flows.support.approval import wait_for_answer
-from flows.support.engine import run_engine, worth_retrying
+from flows.support.approval import first_choice, wait_for_answer
+from flows.support.engine import engine_task, run_engine
 from flows.support.publishing import publish_event, publish_report
 from flows.support.reports import database_plan_report, database_report
 from flows.support.settings import backup_config, backup_manager, postgres_config
@@ -64,14 +63,7 @@ def _call(
     )
 
 
-@task(
-    retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=10),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=worth_retrying,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@engine_task()
 def plan_database_restore(
     server: str, repository: str, backup_id: str, target: str, options: dict[str, Any]
 ) -> DatabasePlan:
@@ -153,6 +145,8 @@ def restore_database(
         "jobs": jobs,
     }
     plan = plan_database_restore(server, repository, backup_id, target_database, options)
+    if (first := first_choice(plan.backup_id)) != plan.backup_id:
+        plan = plan_database_restore(server, repository, first, target_database, options)
     cluster = backup_config(repository).cluster
     text = database_plan_report(plan)
     publish_report("database-plan", cluster, text, f"{plan.database} to {plan.target} on {plan.server}")
@@ -161,7 +155,7 @@ def restore_database(
         if not answer.approve or answer.database != plan.target:
             reason = "its name was not typed as it is" if answer.approve else "it was not approved"
             return Cancelled(message=f"nothing was restored: {reason}")
-    # What was planned is restored, although new backups may have come while somebody thought about it.
+    # What was planned is restored, and what was approved.
     report = restore_one_database(server, repository, plan.backup_id, target_database, options)
     publish_report("database", cluster, database_report(report), f"{report.target} on {report.server}")
     publish_event(

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, runtime, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
-from prefect.tasks import exponential_backoff
 
 from flows.support.drill_reports import drill_failure, drill_report, drill_verdict
-from flows.support.engine import run_engine, worth_retrying
+from flows.support.engine import engine_task, run_engine
 from flows.support.lateness import reason_to_skip
 from flows.support.publishing import publish_event, publish_report
 from flows.support.settings import backup_manager
@@ -26,15 +24,7 @@ def _run_name() -> str:
     return f"{parameters['repository'] or 'environment'}-{parameters['backup_id'] or 'drawn'}"
 
 
-@task(
-    task_run_name="drill",
-    retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=10),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=worth_retrying,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@engine_task("drill")
 def drill(server: str, repository: str, request: DrillRequest) -> DrillReport:
     manager = backup_manager(server, repository)
     return run_engine(lambda progress: manager.drill(request, progress=progress))

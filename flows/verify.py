@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from prefect import flow, runtime, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
-from prefect.tasks import exponential_backoff
 
 from flows.support.catalog import publish_catalog
-from flows.support.engine import run_engine, worth_retrying
+from flows.support.engine import engine_task, run_engine
 from flows.support.lateness import reason_to_skip
 from flows.support.publishing import publish_event, publish_report
 from flows.support.reports import failure_message, verdict, verification_report
@@ -26,15 +24,7 @@ def _run_name() -> str:
     return f"{parameters['repository'] or 'environment'}-{parameters['backup_id']}-{parameters['level']}"
 
 
-@task(
-    task_run_name="verify-{backup_id}",
-    retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=10),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=worth_retrying,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@engine_task("verify-{backup_id}")
 def verify_backup(
     server: str, repository: str, backup_id: str, level: str, against_source: bool = False
 ) -> VerificationReport:

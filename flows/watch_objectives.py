@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, runtime, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
-from prefect.tasks import exponential_backoff
 
-from flows.support.engine import run_engine, worth_retrying
+from flows.support.engine import engine_task, run_engine
 from flows.support.lateness import reason_to_skip
 from flows.support.objectives_reports import standing_message, standing_report
 from flows.support.publishing import publish_event, publish_report
@@ -23,15 +21,7 @@ def _run_name() -> str:
     return f"{runtime.flow_run.parameters['repository'] or 'environment'}-objectives"
 
 
-@task(
-    task_run_name="look-and-tell",
-    retries=2,
-    retry_delay_seconds=exponential_backoff(backoff_factor=5),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=worth_retrying,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@engine_task("look-and-tell", retries=2, delay=5)
 def look_and_tell(server: str, repository: str, notification_block: str) -> Watched:
     """What was told is remembered before this returns, so a repetition tells nothing twice."""
     manager = backup_manager(server, repository)

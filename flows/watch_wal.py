@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, runtime, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
-from prefect.tasks import exponential_backoff
 
-from flows.support.engine import run_engine, worth_retrying
+from flows.support.engine import engine_task, run_engine
 from flows.support.lateness import reason_to_skip
 from flows.support.publishing import publish_event, publish_table
 from flows.support.settings import backup_manager
@@ -22,15 +20,7 @@ def _run_name() -> str:
     return f"{runtime.flow_run.parameters['repository'] or 'environment'}-wal"
 
 
-@task(
-    task_run_name="wal-status",
-    retries=2,
-    retry_delay_seconds=exponential_backoff(backoff_factor=5),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=worth_retrying,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
+@engine_task("wal-status", retries=2, delay=5)
 def look_at_wal(server: str, repository: str, slot: str, limits: WalLimits, free_bytes: int) -> WalStatus:
     manager = backup_manager(server, repository)
     return run_engine(

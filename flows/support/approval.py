@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from prefect import runtime
+from prefect import runtime, task
+from prefect.cache_policies import RUN_ID, TASK_SOURCE
 from prefect.flow_runs import pause_flow_run, suspend_flow_run
 from prefect.input import RunInput
 
 _DAY = 24 * 3600
 Form = TypeVar("Form", bound=RunInput)
+
+
+@task(cache_policy=TASK_SOURCE + RUN_ID, persist_result=True, result_serializer="json")
+def first_choice(backup_id: str) -> str:
+    """The backup that this run planned with when it began: one that waited plans anew, and newer ones may have come."""
+    return backup_id
 
 
 def wait_for_answer(form: type[Form], question: str) -> Form:

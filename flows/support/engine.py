@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from prefect import Task
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import exponential_backoff
 
 from flows.support.logs import engine_lines_in_this_run
 from flows.support.progress import ProgressRing
@@ -15,12 +17,28 @@ from pgproof.errors import TransientError
 from pgproof.model.report import ProgressCallback
 from pgproof.waiting import within
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """Whether the same call may succeed if it is made again."""
     return isinstance(state.result(raise_on_failure=False), TransientError)
+
+
+def engine_task(
+    task_run_name: str | None = None, *, retries: int = 3, delay: float = 10
+) -> Callable[[Callable[P, T]], Task[P, T]]:
+    """Makes a task of a call that may be repeated: after a TransientError, first `delay` seconds later, then ever later."""
+    return task(
+        task_run_name=task_run_name,
+        retries=retries,
+        retry_delay_seconds=exponential_backoff(backoff_factor=delay),
+        retry_jitter_factor=0.5,
+        retry_condition_fn=worth_retrying,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
 
 
 def run_engine(

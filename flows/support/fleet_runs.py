@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-import httpx
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun
@@ -84,16 +83,22 @@ class FleetRuns:
             some = FlowRunFilterId(any_=ids[begin : begin + _AT_A_TIME])
             try:
                 runs = self._client.read_flow_runs(flow_run_filter=FlowRunFilter(id=some), limit=_AT_A_TIME)
-            except (httpx.HTTPError, OSError) as error:
+                known = {run.id: run for run in runs}
+                found += [outcome for id in some.any_ or () if (outcome := self._look_at(id, known.get(id)))]
+            except UNREACHABLE as error:
                 # The runs go on without the API; whoever is left is asked about the next time.
                 get_run_logger().warning("the Prefect API does not answer: %s", error)
                 return found
-            found += [outcome for run in runs if (outcome := self._look_at(run))]
         return found
 
-    def _look_at(self, run: FlowRun) -> Outcome | None:
-        target, begun = self._runs[run.id]
+    def _look_at(self, run_id: UUID, run: FlowRun | None) -> Outcome | None:
+        target, begun = self._runs[run_id]
         seconds = time.monotonic() - begun
+        if run is None:
+            del self._runs[run_id]
+            return Outcome(
+                target.name, False, "unknown", "somebody has deleted its run", seconds, str(run_id)
+            )
         state = run.state
         if state is not None and state.is_final():
             del self._runs[run.id]
@@ -102,8 +107,8 @@ class FleetRuns:
                 target.name, state.is_completed(), state.name or "", state.message or "", took, str(run.id)
             )
         if seconds > self._allowed.total_seconds():
-            del self._runs[run.id]
             self._client.set_flow_run_state(run.id, Cancelling(message="it took too long for its fleet"))
+            del self._runs[run.id]
             message = f"did not end within {self._allowed}; last seen as {state.name if state else 'unknown'}"
             return Outcome(target.name, False, "took too long", message, seconds, str(run.id))
         return None

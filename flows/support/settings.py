@@ -14,7 +14,7 @@ from pgproof.model.config import BackupConfig, PostgresConfig
 from pgproof.model.service import handed_over
 from pgproof.whoami import PROGRAM
 
-_SECRET_OPTIONS = ("password", "token", "secret")
+_SECRET_OPTIONS = ("password", "token", "secret", "customer_key")
 
 
 def backup_manager(server: str, repository: str) -> BackupManager:
@@ -57,7 +57,7 @@ def backup_config(repository: str) -> BackupConfig:
 def secrets_of(postgres: PostgresConfig, config: BackupConfig) -> set[str]:
     """Every value that must not be printed."""
     options = {**postgres.options, **config.s3_options}
-    hidden = [value for key, value in options.items() if any(word in key for word in _SECRET_OPTIONS)]
+    hidden = [value for key, value in options.items() if any(word in key.lower() for word in _SECRET_OPTIONS)]
     return {
         value
         for value in (

@@ -127,8 +127,8 @@ class _Drill:
 
     def _recover(self) -> None:
         repository, config, job = self._repository, self._config, self._job
-        user = service_user(config.scratch_user)
         with self._step(CHOOSE):
+            user = service_user(config.scratch_user)
             chosen = choose_recovery(
                 repository,
                 config,

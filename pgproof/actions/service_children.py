@@ -22,6 +22,7 @@ from pgproof.model.service import BackOff
 _log = logging.getLogger("pgproof.service")
 _ASK_SECONDS = 5.0
 _PAUSE = 0.25
+_LAST_BYTES = 600
 
 
 @dataclass(slots=True)
@@ -93,7 +94,12 @@ class Child:
     def _last_words(self) -> str:
         if self.output is None:
             return ""
-        text = self.output.read_text(encoding="utf-8", errors="replace")[-600:].strip()
+        try:
+            with self.output.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_BYTES))
+                text = log.read().decode(errors="replace").strip()
+        except OSError:  # somebody has removed it
+            return ""
         return f":\n{text}" if text else ""
 
 

@@ -39,12 +39,11 @@ class ServicePlace:
     def password(self) -> str:
         """The password of the Prefect server, made once. User and password, as Prefect takes them."""
         path = self.root / "password"
-        try:
-            return path.read_text(encoding="ascii").strip()
-        except FileNotFoundError:
-            path.touch(mode=0o600)
+        path.touch(mode=0o600)
+        # An empty one was broken off, and would leave the server open to all.
+        if not path.read_text(encoding="ascii").strip():
             path.write_text(f"pgproof:{secrets.token_urlsafe(24)}\n", encoding="ascii")
-            return path.read_text(encoding="ascii").strip()
+        return path.read_text(encoding="ascii").strip()
 
     def write_env_file(self, variables: Mapping[str, str]) -> None:
         self.env_file.touch(mode=0o600)
@@ -98,8 +97,10 @@ def only_one(config: BackupConfig) -> Iterator[None]:
 
 
 def _owner(name: str) -> int | None:
-    """The process that holds the name."""
+    """The process that holds the name; None if so many have asked already that it does not tell."""
     with socket.socket(socket.AF_UNIX) as asking:
+        # Nobody takes the connections: when its queue is full, one would wait for ever.
+        asking.setblocking(False)
         try:
             asking.connect(name)
         except OSError:

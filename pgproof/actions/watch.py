@@ -103,7 +103,8 @@ def announce(log: AlarmLog, cluster: str, broken: Sequence[Broken], tell: Tell) 
 
 
 def state_directory(environ: Mapping[str, str]) -> Path:
-    if environ.get("BACKUP_STATE_DIR"):
-        return Path(environ["BACKUP_STATE_DIR"])
+    # The second is systemd's StateDirectory=: a hardened unit may write nowhere else.
+    if given := environ.get("BACKUP_STATE_DIR") or environ.get("STATE_DIRECTORY"):
+        return Path(given)
     base = environ.get("XDG_STATE_HOME") or Path(environ.get("HOME") or "/var/lib") / ".local" / "state"
     return Path(base) / "pgproof"

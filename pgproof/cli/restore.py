@@ -56,7 +56,11 @@ def add_commands(commands: Subparsers) -> None:
         help="leave the recovery to the server's first start",
     )
     parser.add_argument(
-        "--standby", action="store_true", help="leave a standby of the primary, to be started by you"
+        "--standby",
+        # `standby` is a setting: what sends the files of a backup.
+        dest="as_standby",
+        action="store_true",
+        help="leave a standby of the primary, to be started by you",
     )
     parser.add_argument(
         "--primary",
@@ -84,7 +88,7 @@ def restore(args: argparse.Namespace, screen: Screen) -> int:
     if not args.data_dir:
         return databases.restore_database(args, screen)
     databases.refuse_with_cluster(args)
-    if not args.standby and (args.primary or args.slot):
+    if not args.as_standby and (args.primary or args.slot):
         raise PreconditionError("a primary and a slot are for a standby", hint="add --standby")
     tablespaces = dict(args.tablespace)
     if len(tablespaces) < len(args.tablespace):
@@ -98,7 +102,7 @@ def restore(args: argparse.Namespace, screen: Screen) -> int:
             hint="name one: pgproof restore latest --data-dir DIR, or add --to-time and the like",
         )
     manager = open_recovery(args)
-    standby = manager.standby(args.primary, args.slot) if args.standby else None
+    standby = manager.standby(args.primary, args.slot) if args.as_standby else None
     options: dict[str, Any] = {
         "tablespaces": tablespaces,
         "recover": args.recover,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from pgproof.cli.engine import open_postgres
+from pgproof.cli.engine import open_backups, open_postgres
 from pgproof.cli.exits import Exit
 from pgproof.cli.options import Subparsers, add_command
 from pgproof.cli.screen import Screen
+from pgproof.cli.waiting import wait_for
 from pgproof.errors import PreconditionError
 
 _PURPOSES = "physical, wal, health, restore-points, logical, fingerprints, find-damage"
@@ -35,7 +36,7 @@ def add_commands(commands: Subparsers) -> None:
 
 def roles(args: argparse.Namespace, screen: Screen) -> int:
     from pgproof.actions.roles import server_roles
-    from pgproof.model.roles import Purpose
+    from pgproof.model.roles import Purpose, RolePlan
 
     names = [str(each) for each in Purpose] if args.purposes == "all" else args.purposes.split(",")
     try:
@@ -45,9 +46,22 @@ def roles(args: argparse.Namespace, screen: Screen) -> int:
             "not a purpose", hint=f"use {_PURPOSES}, or all", purposes=args.purposes
         ) from error
     postgres = open_postgres(args)
+
+    def plan_them(apply: bool) -> RolePlan:
+        return server_roles(postgres, purposes, prefix=args.prefix, address=args.address, apply=apply)
+
     if args.apply:
         screen.confirm(f"Make or change roles {args.prefix}_… on {postgres}?")
-    plan = server_roles(postgres, purposes, prefix=args.prefix, address=args.address, apply=args.apply)
+        changing = open_backups(args).run_recorded(
+            "roles --apply",
+            lambda _job: plan_them(True),
+            lambda made: f"{', '.join(made.roles)} on {postgres}",
+            asked=f"{args.prefix}_… on {postgres}",
+            apart=True,
+        )
+        plan = wait_for(changing)
+    else:
+        plan = plan_them(False)
     screen.document({**plan.to_json(), "applied": args.apply})
     screen.say(f"-- {'Done' if args.apply else 'Run this'} as whoever administers the server:")
     for statement in plan.statements:

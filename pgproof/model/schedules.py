@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -11,7 +11,18 @@ from pgproof.errors import PreconditionError
 
 _LENGTH = re.compile(r"(\d{1,6})\s*(s|m|h|d|seconds?|minutes?|hours?|days?)\Z")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_CRON_FIELD = re.compile(r"[0-9A-Za-z*/,\-#]+\Z")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_OF_A_MONTH = tuple(f"{day}#{nth}" for day in (*range(8), *_DAYS) for nth in range(1, 6))
+# Of each field of a cron line the least and the greatest number, and the words. `l` is the last day of the month, `l5` its
+# last Friday, `5#2` its second one.
+_CRON: Sequence[tuple[int, int, Sequence[str]]] = (
+    (0, 59, ()),
+    (0, 23, ()),
+    (1, 31, ("l",)),
+    (1, 12, _MONTHS),
+    (0, 7, (*_DAYS, *_OF_A_MONTH, *(f"l{day}" for day in range(8)))),
+)
 _SHORTEST = timedelta(seconds=10)
 _HOUR = timedelta(hours=1)
 
@@ -77,9 +88,23 @@ def schedule_of(text: str, words: Mapping[str, str], setting: str) -> Schedule |
             raise _unusable(setting, text)
         return Schedule(every=every, period=every)
     fields = text.split()
-    if len(fields) == 5 and all(map(_CRON_FIELD.match, fields)):
+    if len(fields) == len(_CRON) and all(map(_fits, fields, _CRON)):
         return Schedule(cron=" ".join(fields))
     raise _unusable(setting, text)
+
+
+def _fits(field: str, allowed: tuple[int, int, Sequence[str]]) -> bool:
+    """Whether a scheduler would take this field of a cron line: it would only say so when the service already runs."""
+    least, greatest, words = allowed
+    for part in field.lower().split(","):
+        found = re.fullmatch(r"(\*|[0-9a-z#]+)(?:-([0-9a-z]+))?(?:/0*[1-9]\d*)?", part)
+        if found is None:
+            return False
+        for value in filter(None, found.groups()):
+            number = value.isascii() and value.isdigit() and least <= int(value) <= greatest
+            if not (number or value in words or (value == "*" and not found[2])):
+                return False
+    return True
 
 
 def _unusable(setting: str, text: str) -> PreconditionError:

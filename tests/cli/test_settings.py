@@ -183,3 +183,9 @@ def test_options_of_single_commands_reach_the_configuration() -> None:
     assert load_settings(args, {"BACKUP_ENCRYPTION": "true"}).backup.encryption is False
     args = build_parser().parse_args(["verify", "latest", "--bin-dir", "/opt/pg/bin"])
     assert load_settings(args, {}).backup.bin_dir == "/opt/pg/bin"
+
+
+@pytest.mark.parametrize("given", [[], ["--standby"], ["--no-recover"]])
+def test_no_option_of_a_restore_is_taken_for_a_setting(given: list[str]) -> None:
+    args = build_parser().parse_args(["restore", *given])
+    assert load_settings(args, {"BACKUP_STANDBY": "copy"}).backup == BackupConfig(standby="copy")

@@ -26,6 +26,7 @@ HOUR = timedelta(hours=1)
         ("6 hours", Schedule(every=6 * HOUR, period=6 * HOUR)),
         ("15  3 * * mon-fri", Schedule(cron="15 3 * * mon-fri")),
         ("*/10 * * * *", Schedule(cron="*/10 * * * *")),
+        ("0-30/5,59 22-4 L JAN-mar,12 5#2,L5,7", Schedule(cron="0-30/5,59 22-4 L JAN-mar,12 5#2,L5,7")),
     ],
 )
 def test_an_interval(text: str, expected: Schedule | None) -> None:
@@ -33,7 +34,21 @@ def test_an_interval(text: str, expected: Schedule | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "dayly", "0h", "5s", "1.5h", "-1h", "1 2 3", "1 2 3 4 5 6", "* * * * $x"]
+    "text",
+    [
+        *("", "dayly", "0h", "5s", "1.5h", "-1h", "1 2 3", "1 2 3 4 5 6", "* * * * $x", "a b c d e"),
+        # A scheduler would refuse these as well, but only when the service runs.
+        *(
+            "60 3 * * *",
+            "0 24 * * *",
+            "0 0 0 * *",
+            "0 0 * 13 *",
+            "0 0 * * 8",
+            "*/0 * * * *",
+            "1,2,70 * * * *",
+        ),
+        *("0 0 jan * *", "*-3 * * * *", "1- * * * *", "0,, * * * *"),
+    ],
 )
 def test_what_is_no_interval_is_refused_at_once(text: str) -> None:
     with pytest.raises(PreconditionError, match="incremental_interval") as error:

@@ -74,7 +74,7 @@ def test_a_backup_and_its_verification_run_and_are_reported(stack: Stack) -> Non
     report = stack.artifact("backup-main")
     assert "| Changes found by | compare |" in report and "summarize_wal is off" in report
 
-    verification = stack.start("verify/daily")
+    verification = stack.start("verify/weekly")
     assert stack.wait_for(verification, *ENDED) == "Completed", stack.logs_of(verification)
     assert "**Proven" in stack.artifact("verify-main")
     assert "✓ proven (" in stack.artifact("catalog-main")
@@ -96,7 +96,6 @@ def test_bootstrapping_and_deploying_again_changes_nothing(stack: Stack) -> None
         == before
         == [
             ("cluster", 0),
-            ("daily", 2),
             ("daily-differential", 1),
             ("daily-full", 2),
             ("database", 0),
@@ -110,6 +109,7 @@ def test_bootstrapping_and_deploying_again_changes_nothing(stack: Stack) -> None
             ("table", 0),
             ("wal", 0),
             ("weekly", 1),
+            ("weekly", 2),
         ]
     )
 

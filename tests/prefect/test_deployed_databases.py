@@ -18,6 +18,9 @@ __all__ = ["cluster", "repository", "stack"]
 def test_a_database_is_replaced_only_when_somebody_approved(
     stack: Stack, cluster: Cluster, repository: Path, work_dir: Path
 ) -> None:
+    # An hourly backup of the whole cluster would be newer than those of this test.
+    hourly = stack.get("/deployments/name/backup/hourly-incremental")["id"]
+    stack.post(f"/deployments/{hourly}/pause_deployment", {})
     cluster.psql(f"ALTER ROLE {STREAM_USER} CREATEDB; CREATE DATABASE app OWNER {STREAM_USER}")
     cluster.psql(f"SET ROLE {STREAM_USER}; CREATE TABLE t AS SELECT generate_series(1, 100) n", "app")
     config = BackupConfig(
@@ -29,7 +32,9 @@ def test_a_database_is_replaced_only_when_somebody_approved(
     mask.write_text("UPDATE t SET n = 0")
 
     cloned = stack.start("clone/database", source="app", target="dev", mask=str(mask), backup_id=backup)
-    asked = [stack.start("restore-database/database", database="app", backup_id=backup) for _ in range(2)]
+    asked = [
+        stack.start("restore-database/database", database="app", backup_id=each) for each in (backup, "")
+    ]
     for run in asked:
         _wait_for(stack, run, "Suspended")
     _wait_for(stack, cloned, "Completed")
@@ -47,6 +52,8 @@ def test_a_database_is_replaced_only_when_somebody_approved(
     _wait_for(stack, asked[0], "Cancelled")
     assert "not typed as it is" in stack.get(f"/flow_runs/{asked[0]}")["state"]["message"]
     assert cluster.psql("SELECT count(*) FROM t", "app") == "7"
+    # What was approved is restored, although a newer backup has come in.
+    asyncio.run(BackupManager(cluster.config(), config).create_backup(BackupType.FULL))
     assert stack.answer(asked[1], approve=True, database="app") == "ACCEPT"
     _wait_for(stack, asked[1], "Completed")
     assert cluster.psql("SELECT count(*) FROM t", "app") == "100"

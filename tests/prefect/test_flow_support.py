@@ -20,6 +20,7 @@ from prefect.client.schemas.filters import (
 from prefect.context import hydrated_context, serialize_context
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from flows.support.approval import first_choice
 from flows.support.engine import run_engine, worth_retrying
 from flows.support.lateness import why_skip
 from flows.support.logs import MaskSecrets
@@ -122,9 +123,13 @@ def test_every_secret_is_known_to_the_mask() -> None:
         passphrase="phrase",
         s3_access_key_id="id",
         s3_secret_access_key="store",
-        s3_options={"aws_session_token": "session", "aws_virtual_hosted_style_request": "true"},
+        s3_options={
+            "AWS_SESSION_TOKEN": "session",
+            "aws_sse_customer_key_base64": "customer",
+            "aws_virtual_hosted_style_request": "true",
+        },
     )
-    assert secrets_of(postgres, config) == {"server", "key", "phrase", "store", "session"}
+    assert secrets_of(postgres, config) == {"server", "key", "phrase", "store", "session", "customer"}
 
 
 def _record(message: str, *arguments: object, error: BaseException | None = None) -> logging.LogRecord:
@@ -171,3 +176,11 @@ def test_a_run_is_skipped_when_it_is_too_late_or_a_newer_one_is_due(
     late: timedelta, newer: list[datetime], allowed: timedelta, skipped: bool
 ) -> None:
     assert (why_skip(MIDNIGHT, MIDNIGHT + late, newer, allowed) is not None) == skipped
+
+
+def test_a_run_that_begins_anew_goes_on_with_the_backup_it_chose_first(prefect_backend: None) -> None:
+    @flow
+    def chooses_twice() -> tuple[str, str]:
+        return first_choice("planned"), first_choice("came in since")
+
+    assert chooses_twice() == ("planned", "planned")

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from argparse import Namespace
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from prefect.utilities.schema_tools import is_valid_schema
 from prefect.utilities.templating import apply_values, find_placeholders
 from prefect_aws.workers.ecs_worker import ECSJobConfiguration
 
+from deployments.automations import wanted
 from deployments.recommended import for_service, recommended
 from pgproof.model.config import BackupConfig
 from tests.prefect.stack import ROOT
@@ -41,6 +43,16 @@ def test_the_service_serves_what_prefect_yaml_says() -> None:
             assert [each["active"] for each in here.schedules] == [True]
         else:
             assert list(map(_when, here.schedules)) == list(map(_when, usual.schedules))
+
+
+def test_a_proof_a_week_is_no_alarm() -> None:
+    (proof,) = (each for each in recommended() if each.flow == "verify")
+    assert [cron for cron, active in map(_when, proof.schedules) if active] == ["30 4 * * 0"]
+    defaults = Namespace(
+        repository=None, cluster=None, max_age_hours=None, proof_days=None, wal_minutes=None, watch_hours=3
+    )
+    missed = {silence.what: silence.within for silence in wanted(defaults)[1]}
+    assert missed["proof"] > timedelta(days=7)
 
 
 def test_the_intervals_and_the_name_of_the_cluster_reach_the_schedules() -> None:

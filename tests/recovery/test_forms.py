@@ -72,7 +72,7 @@ def left_command(world: RecoveryWorld, target: Path) -> dict[str, str]:
     settings = (target / "postgresql.auto.conf").read_text()
     assert "wal_client.py" in settings
     assert (target / "pg_wal" / "pgproof" / "config.toml").stat().st_mode & 0o777 == 0o600
-    options = ["wal", "worker", "--config", str(world.root / "restore.toml")]
+    options = ["wal", "worker", "--config", "pg_wal/pgproof/config.toml"]
     return {"restore_command": restore_command_by_client(client(), program(options))}
 
 

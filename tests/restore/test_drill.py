@@ -163,3 +163,11 @@ def test_requests_that_make_no_sense_are_refused_and_not_recorded(
         with pytest.raises(PreconditionError, match=words):
             run_drill(config, None, request, Job())
     assert len(list_drills(config)) == before
+
+
+def test_a_machine_without_the_user_for_its_servers_fails_the_drill(rehearsed: Rehearsed) -> None:
+    report = run_drill(
+        replace(rehearsed.world.config, scratch_user="nobody-of-this-name"), None, DrillRequest(), Job()
+    )
+    assert (report.failed_step, report.rto_seconds) == ("choose", None)
+    assert "nobody-of-this-name" in report.failure and report.hint

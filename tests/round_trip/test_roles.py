@@ -10,6 +10,7 @@ import pytest
 
 from pgproof.actions.drill import run_drill
 from pgproof.actions.init_repository import init_repository
+from pgproof.actions.recorded import list_actions
 from pgproof.actions.restore_point import create_restore_point
 from pgproof.actions.roles import server_roles
 from pgproof.actions.source_fingerprints import fingerprint_source
@@ -24,6 +25,7 @@ from pgproof.model.job import Job
 from pgproof.model.recovery_target import target_from
 from pgproof.model.report import VerificationReport
 from pgproof.model.roles import Purpose
+from tests.repository.places import new_repository
 from tests.support.postgres import STREAM_USER, ClusterFactory, find_bin
 from tests.support.streaming import OPTIONS, Streamer, wait_for_flush
 
@@ -100,7 +102,10 @@ def test_the_roles_do_the_work_and_no_superuser_is_needed(
 
 
 def test_the_command_prints_what_is_asked_for_and_applies_only_when_told(
-    cluster_factory: ClusterFactory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cluster_factory: ClusterFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    work_dir: Path,
 ) -> None:
     cluster = cluster_factory(18)
     for name, value in cluster.libpq_environment().items():
@@ -110,7 +115,13 @@ def test_the_command_prints_what_is_asked_for_and_applies_only_when_told(
     assert "ALTER ROLE mine_backup LOGIN REPLICATION" in shown and "pg_read_all_data" not in shown
     assert "10.0.0.7/32" in shown and "\\password mine_backup" in shown and "pg_monitor" not in shown
     assert cluster.psql("SELECT count(*) FROM pg_roles WHERE rolname ~ '^mine_'") == "0"
+    config = new_repository(work_dir / "r")
+    monkeypatch.setenv("BACKUP_DIR", str(config.backup_dir))
+    monkeypatch.setenv("BACKUP_PASSPHRASE", str(config.passphrase))
     assert run(["roles", "--for", "find-damage", "--prefix", "mine", "--apply", "--json", "--yes"]) == 0
+    (record,), _damaged = list_actions(config)
+    assert (record.command, record.outcome) == ("roles --apply", "done")
+    assert record.subject.startswith("mine_read on ")
     assert json.loads(capsys.readouterr().out)["roles"] == ["mine_read"]
     attributes = "SELECT rolcanlogin, rolbypassrls, rolsuper FROM pg_roles WHERE rolname = 'mine_read'"
     assert cluster.psql(attributes) == "t|f|f"

@@ -1,0 +1,72 @@
+"""What a service keeps on its machine, and how it looks at its children: without the service itself."""
+
+from __future__ import annotations
+
+import ast
+import threading
+from pathlib import Path
+
+import pytest
+
+from deployments.automations import _FAILURES
+from pgproof.actions.service_children import Child
+from pgproof.actions.service_place import ServicePlace, only_one
+from pgproof.actions.watch import state_directory
+from pgproof.errors import ConflictError
+from pgproof.model.config import BackupConfig
+from tests.prefect.stack import ROOT
+
+
+def test_however_often_a_second_service_is_started_it_is_told(tmp_path: Path) -> None:
+    """The queue of the first one's socket is full after some."""
+    config = BackupConfig(backup_dir=str(tmp_path))
+    refused: list[ConflictError] = []
+
+    def start_another() -> None:
+        for _ in range(20):
+            with pytest.raises(ConflictError, match="runs already") as error, only_one(config):
+                pass
+            refused.append(error.value)
+
+    with only_one(config):
+        others = threading.Thread(target=start_another, daemon=True)
+        others.start()
+        others.join(30)
+    assert len(refused) == 20
+
+
+def test_a_password_that_was_broken_off_is_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "password").touch(mode=0o600)
+    place = ServicePlace(tmp_path)
+    assert place.password().startswith("pgproof:") and len(place.password()) > 30
+    assert place.password() == ServicePlace(tmp_path).password()
+
+
+def test_of_a_long_log_the_last_words_are_told_and_a_removed_one_is_nothing(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    child = Child("x", ["true"], {}, tmp_path, output=log)
+    assert child._last_words() == ""
+    log.write_bytes("ä".encode() * 5000 + b"the end\n")
+    told = child._last_words()
+    assert told.endswith("the end") and len(told.encode()) < 700
+
+
+def test_a_unit_remembers_alarms_where_it_may_write() -> None:
+    unit = {"STATE_DIRECTORY": "/var/lib/pgproof", "HOME": "/home/pgproof"}
+    assert state_directory(unit) == Path("/var/lib/pgproof")
+    assert state_directory({**unit, "BACKUP_STATE_DIR": "/srv/state"}) == Path("/srv/state")
+    assert state_directory({"HOME": "/home/x"}) == Path("/home/x/.local/state/pgproof")
+
+
+def test_every_failure_that_a_flow_names_is_one_to_recover_from() -> None:
+    """An automation awaits a recovery after the names of failures, so it has to know them."""
+    named = {
+        keyword.value.value
+        for path in (ROOT / "flows").glob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Failed"
+        for keyword in call.keywords
+        if keyword.arg == "name" and isinstance(keyword.value, ast.Constant)
+    }
+    assert {"DrillFailed", "FleetFailed", "VerificationFailed"} <= named
+    assert named <= set(_FAILURES)
