@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from prefect import flow, runtime, task
+from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from flows.support.engine import run_engine, worth_retrying
 from flows.support.publishing import publish_table
 from flows.support.reports import damage_rows, damage_summary
+from flows.support.run_names import run_name
 from flows.support.settings import backup_config, backup_manager
 from pgproof.model.harm import DamageReport
 from pgproof.recovery import RecoveryManager
 
 
 def _run_name() -> str:
-    return f"{runtime.flow_run.parameters['repository'] or 'environment'}-damage"
+    return run_name("damage")
 
 
 @task(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, runtime, task
+from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
@@ -14,13 +14,14 @@ from flows.support.engine import run_engine, worth_retrying
 from flows.support.lateness import reason_to_skip
 from flows.support.objectives_reports import standing_message, standing_report
 from flows.support.publishing import publish_event, publish_report
+from flows.support.run_names import run_name
 from flows.support.settings import backup_manager
 from flows.support.telling import block_teller
 from pgproof.actions.watch import Watched
 
 
 def _run_name() -> str:
-    return f"{runtime.flow_run.parameters['repository'] or 'environment'}-objectives"
+    return run_name("objectives")
 
 
 @task(

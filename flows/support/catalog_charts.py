@@ -25,11 +25,7 @@ _CHARTED = 120
 def window_chart(catalog: Catalog) -> Chart:
     """A bar for each stretch of time that can be restored, a row for each timeline; the backups as ticks above."""
     windows, backups = catalog.windows, catalog.backups
-    begins = [
-        *(w.oldest for w in windows),
-        *(b.finished_at for b in backups),
-        catalog.at - timedelta(hours=1),
-    ]
+    begins = [*(w.oldest for w in windows), *(b.finished_at for b in backups)]
     scale = TimeScale.over([*begins, catalog.at])
     timelines = sorted({window.timeline for window in windows}) or [1]
     proofs = [each for each in backups if each.proven]

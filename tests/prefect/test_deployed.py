@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -65,7 +66,7 @@ def stack(cluster: Cluster, repository: Path) -> Iterator[Stack]:
 def test_a_backup_and_its_verification_run_and_are_reported(stack: Stack) -> None:
     stack.prefect("deployment", "run", "backup/daily-full", "--watch")
     run = stack.newest_run("backup/daily-full")
-    assert run["name"].startswith("main-full-20")
+    assert re.fullmatch(r"main-full-20\d\d-\d\d-\d\d-\d{4}", run["name"])
     assert "| Status | ✓ ok |" in stack.artifact("backup-main")
 
     incremental = stack.start("backup/hourly-incremental", change_detection="summaries")
@@ -76,7 +77,7 @@ def test_a_backup_and_its_verification_run_and_are_reported(stack: Stack) -> Non
 
     verification = stack.start("verify/daily")
     assert stack.wait_for(verification, *ENDED) == "Completed", stack.logs_of(verification)
-    assert "**Proven" in stack.artifact("verify-main")
+    assert "**✓ Proven" in stack.artifact("verify-main")
     assert "✓ proven (" in stack.artifact("catalog-main")
 
     logs = stack.logs_of(run["id"])
