@@ -41,7 +41,7 @@ def catalog_report(catalog: Catalog) -> str:
             )
         )
     rows = [_row(backup, catalog.at) for backup in reversed(backups[-_ROWS:])]
-    header = ("Backup", "Age", "Size", "Stored", "Took", "Verified")
+    header = ("Backup", "Verified", "Age", "Size", "Stored", "Took")
     if len(backups) > 1:
         parts.append(backups_chart(backups).markdown())
     parts += ["## Newest first", f"Ages as of {_minute(catalog.at)}; {_held(backups)}."]
@@ -81,12 +81,12 @@ def _row(backup: BackupInfo, now: datetime) -> tuple[str, ...]:
     method = [] if backup.method == PHYSICAL else [backup.method]
     pinned = ["pinned"] if backup.pinned(now) else []
     return (
-        " ".join([f"`{backup.backup_id}`", ", ".join([*method, *status, *where, *pinned])]).strip(),
-        age(backup.finished_at, now),
+        f"`{backup.backup_id}`",
+        ", ".join([*status, _verified(backup, now), *method, *where, *pinned]),
+        age(backup.finished_at, now).removesuffix(" ago"),
         human_size(backup.size_bytes),
         human_size(backup.stored_bytes),
         human_duration(backup.seconds),
-        _verified(backup, now),
     )
 
 

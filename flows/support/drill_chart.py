@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flows.support.charts import ACCENT, MUTED, SECOND, THIRD, WIDTH, Chart, nice_ceiling
+from flows.support.charts import ACCENT, MUTED, SECOND, THIRD, WIDTH, Chart, nice_ceiling, short_duration
 from flows.support.reports import human_duration
 from pgproof.model.drill import DrillReport
 
@@ -39,7 +39,7 @@ def recovery_chart(report: DrillReport) -> Chart:
 
     for share in (0.0, 0.5, 1.0):
         chart.line(x(share * ceiling), _TOP - 6, x(share * ceiling), bottom)
-        chart.text(x(share * ceiling), bottom + 16, human_duration(share * ceiling), anchor="middle")
+        chart.text(x(share * ceiling), bottom + 16, short_duration(share * ceiling), anchor="middle")
     for number, (word, parts) in enumerate(bars):
         top, begin = _TOP + number * _ROW, 0.0
         chart.text(_LEFT - 10, top + 15, word, anchor="end", kind="v")

@@ -44,18 +44,14 @@ def drill_report(report: DrillReport, rto_minutes: int | None = None) -> str:
     if report.forecast is not None:
         parts.append(_LEFT_OUT + (" The rate of replay is assumed." if report.forecast.assumed else ""))
     if report.checks:
-        # Most have nothing to say, and an empty column takes room from the others.
-        rows = [
-            (
-                MARKS[check.ok],
-                check.name,
-                human_duration(check.seconds),
-                f"{check.detail} {check.hint}".strip(),
-            )
+        rows = [(MARKS[check.ok], check.name, human_duration(check.seconds)) for check in report.checks]
+        parts += ["## Checks", markdown_table(("", "Check", "Time"), rows)]
+        # Few have something to say, and that may be long: a table would hide its end.
+        parts += [
+            f"- **{inline(check.name)}** {inline(f'{check.detail} {check.hint}')}"
             for check in report.checks
+            if check.detail or check.hint
         ]
-        header, width = ("", "Check", "Time", "Detail"), 4 if any(row[3] for row in rows) else 3
-        parts += ["## Checks", markdown_table(header[:width], [row[:width] for row in rows])]
     parts += [f"- {inline(note)}" for note in report.notes]
     commit = [("Last commit", human_time(report.last_commit_at))] if report.last_commit_at else []
     parts += [
@@ -125,7 +121,9 @@ def drill_verdict(report: DrillReport) -> str:
     if not report.ok:
         return f"Failed at the step {report.failed_step}: {report.failure}"
     passed = sum(check.ok is True for check in report.checks)
-    ahead = f", a loss now would take {human_duration(report.forecast.seconds)}" if report.forecast else ""
+    ahead = (
+        f", a recovery now would take {human_duration(report.forecast.seconds)}" if report.forecast else ""
+    )
     return f"Passed: recovered in {_duration(report.rto_seconds)}{ahead}; {passed} checks passed"
 
 
