@@ -69,11 +69,17 @@ def test_a_backup_and_its_verification_run_and_are_reported(stack: Stack) -> Non
     assert re.fullmatch(r"main-full-20\d\d-\d\d-\d\d-\d{4}", run["name"])
     assert "| Status | ✓ ok |" in stack.artifact("backup-main")
 
+    storage = stack.artifact("storage-main")
     incremental = stack.start("backup/hourly-incremental", change_detection="summaries")
     assert stack.wait_for(incremental, *ENDED) == "Completed", stack.logs_of(incremental)
     # The server of these tests makes no summaries: the backup is there all the same, and the report says why.
     report = stack.artifact("backup-main")
     assert "| Changes found by | compare |" in report and "summarize_wal is off" in report
+
+    assert stack.artifact("storage-main") == storage, (
+        "what hourly runs published would fill Prefect's database"
+    )
+    assert "backup begins id=" in stack.logs_of(incremental)
 
     verification = stack.start("verify/daily")
     assert stack.wait_for(verification, *ENDED) == "Completed", stack.logs_of(verification)
