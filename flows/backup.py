@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from prefect import flow, runtime
@@ -15,6 +14,7 @@ from flows.support.engine import engine_task, run_engine
 from flows.support.lateness import reason_to_skip
 from flows.support.publishing import publish_event, publish_report
 from flows.support.reports import backup_report, human_size
+from flows.support.run_names import run_name
 from flows.support.settings import backup_manager
 from flows.verify import verify_and_report
 from pgproof.backup import BackupManager
@@ -24,9 +24,7 @@ from pgproof.model.report import BackupInfo
 
 
 def _run_name() -> str:
-    parameters = runtime.flow_run.parameters
-    started = runtime.flow_run.scheduled_start_time or datetime.now(UTC)
-    return f"{parameters['repository'] or 'environment'}-{parameters['type']}-{started:%Y-%m-%d}"
+    return run_name(runtime.flow_run.parameters["type"])
 
 
 @engine_task("{type}-backup")
@@ -114,11 +112,12 @@ def backup(
         except EngineError as error:
             # The backup exists: it is verified first, and the run fails at its end.
             not_mirrored = error
+    # Hourly ones would fill Prefect's database with what changes slowly.
+    storage = type == "full"
     if verify == "none":
-        # A verification publishes it itself. Hourly ones would fill Prefect's database with what changes slowly.
-        publish_catalog(repository, storage=type == "full")
+        publish_catalog(repository, storage=storage)
     else:
-        outcome = verify_and_report(server, repository, info.backup_id, verify)
+        outcome = verify_and_report(server, repository, info.backup_id, verify, storage=storage)
         if isinstance(outcome, State):
             return outcome
     if not_mirrored is not None:

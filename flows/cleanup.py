@@ -13,13 +13,13 @@ from flows.support.cleanup_reports import cleanup_message, cleanup_report, plan_
 from flows.support.engine import engine_task, run_engine
 from flows.support.lateness import reason_to_skip
 from flows.support.publishing import publish_event, publish_report
+from flows.support.run_names import run_name
 from flows.support.settings import backup_manager
 from pgproof.model.cleanup_report import CleanupPlan, CleanupReport
 
 
 def _run_name() -> str:
-    parameters = runtime.flow_run.parameters
-    return f"{parameters['repository'] or 'environment'}-{'plan' if parameters['plan_only'] else 'cleanup'}"
+    return run_name("plan" if runtime.flow_run.parameters["plan_only"] else "cleanup")
 
 
 @engine_task("plan-cleanup")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from prefect import flow, runtime
+from prefect import flow
 
 from flows.support.engine import engine_task, run_engine
 from flows.support.publishing import publish_table
 from flows.support.reports import damage_rows, damage_summary
+from flows.support.run_names import run_name
 from flows.support.settings import backup_config, backup_manager
 from pgproof.model.harm import DamageReport
 from pgproof.recovery import RecoveryManager
 
 
 def _run_name() -> str:
-    return f"{runtime.flow_run.parameters['repository'] or 'environment'}-damage"
+    return run_name("damage")
 
 
 @engine_task()

@@ -92,15 +92,15 @@ def restore(
     """Restore a cluster into a directory of the worker's machine, and recover it to a point.
 
     Args:
-        data_dir: The data directory; missing or empty, unless delta is set.
+        data_dir: The data directory on the worker's machine; missing or empty, unless delta is set.
         repository: Name of the Backup Repository block; empty for the worker's BACKUP_* environment.
         backup_id: Which backup; empty picks the one that leads to the target, or the newest without a target.
-        to_time: Recover to this time, ISO 8601; without an offset it is the worker's local time.
-        to_lsn: Recover to this position in the WAL.
+        to_time: Recover to this time, such as 2026-11-25 14:00+01:00; without an offset it is the worker's local time.
+        to_lsn: Recover to this position in the WAL, such as 0/5000148.
         to_xid: Recover to the end of this transaction.
-        to_name: Recover to this restore point.
+        to_name: Recover to this restore point, which `pgproof restore-point` named.
         to_backup_end: Stop as early as the backup allows.
-        exclusive: Stop before the target and not behind it.
+        exclusive: Stop just before the target, not behind it.
         timeline: The timeline to recover along; by default the newest that can be reached.
         delta: Overwrite an older state of the same cluster. The run waits until somebody approves the plan.
         owner: Operating system user who will own the files, where the worker is root.

@@ -119,7 +119,7 @@ def restore_database(
         to_lsn: As it was at this position in the WAL.
         to_name: As it was at this restore point.
         to_backup_end: As early as the backup allows.
-        exclusive: Stop before the target and not behind it.
+        exclusive: Stop just before the target, not behind it.
         timeline: The timeline to recover along; by default the newest that can be reached.
         clean: Replace an existing database; without it only what that one lacks is added.
         drop_old: Drop the old one when it is replaced; else it is kept under a dated name.

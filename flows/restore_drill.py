@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, runtime
+from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
@@ -13,15 +13,15 @@ from flows.support.drill_reports import drill_failure, drill_report, drill_verdi
 from flows.support.engine import engine_task, run_engine
 from flows.support.lateness import reason_to_skip
 from flows.support.publishing import publish_event, publish_report
-from flows.support.settings import backup_manager
+from flows.support.run_names import run_name
+from flows.support.settings import backup_config, backup_manager
 from pgproof.errors import EngineError
 from pgproof.model.drill import DrillReport, DrillRequest
 from pgproof.model.recovery_target import target_from
 
 
 def _run_name() -> str:
-    parameters = runtime.flow_run.parameters
-    return f"{parameters['repository'] or 'environment'}-{parameters['backup_id'] or 'drawn'}"
+    return run_name("drill")
 
 
 @engine_task("drill")
@@ -63,7 +63,8 @@ def restore_drill(
         report = drill(server, repository, request)
     except EngineError as error:
         return Failed(name="DrillFailed", message=f"the restore drill did not come to a result: {error}")
-    publish_report("drill", report.cluster, drill_report(report), drill_verdict(report))
+    objective = backup_config(repository).rto_minutes
+    publish_report("drill", report.cluster, drill_report(report, objective), drill_verdict(report))
     if not report.ok:
         return Failed(name="DrillFailed", message=drill_failure(report))
     forecast = report.forecast.seconds if report.forecast else None

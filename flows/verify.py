@@ -13,6 +13,7 @@ from flows.support.engine import engine_task, run_engine
 from flows.support.lateness import reason_to_skip
 from flows.support.publishing import publish_event, publish_report
 from flows.support.reports import failure_message, verdict, verification_report
+from flows.support.run_names import run_name
 from flows.support.settings import backup_config, backup_manager
 from pgproof.errors import DataError
 from pgproof.model.config import VerifyLevel
@@ -20,8 +21,7 @@ from pgproof.model.report import VerificationReport
 
 
 def _run_name() -> str:
-    parameters = runtime.flow_run.parameters
-    return f"{parameters['repository'] or 'environment'}-{parameters['backup_id']}-{parameters['level']}"
+    return run_name(f"verify-{runtime.flow_run.parameters['level']}")
 
 
 @engine_task("verify-{backup_id}")
@@ -38,7 +38,13 @@ def verify_backup(
 
 
 def verify_and_report(
-    server: str, repository: str, backup_id: str, level: str, against_source: bool = False
+    server: str,
+    repository: str,
+    backup_id: str,
+    level: str,
+    against_source: bool = False,
+    *,
+    storage: bool = True,
 ) -> VerificationReport | State[Any]:
     """Verify, publish what was proven, and answer the state to end the run with if it failed."""
     try:
@@ -48,7 +54,7 @@ def verify_and_report(
         return Failed(name="VerificationFailed", message=str(error))
     cluster = backup_config(repository).cluster
     publish_report("verify", cluster, verification_report(report), f"{report.backup_id}: {verdict(report)}")
-    publish_catalog(repository)
+    publish_catalog(repository, storage=storage)
     if not report.ok:
         return Failed(name="VerificationFailed", message=failure_message(report))
     publish_event(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, runtime
+from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
@@ -12,13 +12,14 @@ from flows.support.engine import engine_task, run_engine
 from flows.support.lateness import reason_to_skip
 from flows.support.objectives_reports import standing_message, standing_report
 from flows.support.publishing import publish_event, publish_report
+from flows.support.run_names import run_name
 from flows.support.settings import backup_manager
 from flows.support.telling import block_teller
 from pgproof.actions.watch import Watched
 
 
 def _run_name() -> str:
-    return f"{runtime.flow_run.parameters['repository'] or 'environment'}-objectives"
+    return run_name("objectives")
 
 
 @engine_task("look-and-tell", retries=2, delay=5)

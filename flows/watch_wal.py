@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, runtime
+from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows.support.engine import engine_task, run_engine
 from flows.support.lateness import reason_to_skip
 from flows.support.publishing import publish_event, publish_table
+from flows.support.run_names import run_name
 from flows.support.settings import backup_manager
 from flows.support.wal_reports import wal_message, wal_rows
 from pgproof.model.wal_status import WalLimits, WalStatus
 
 
 def _run_name() -> str:
-    return f"{runtime.flow_run.parameters['repository'] or 'environment'}-wal"
+    return run_name("wal")
 
 
 @engine_task("wal-status", retries=2, delay=5)

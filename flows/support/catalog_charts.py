@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, time, timedelta
 
-from flows.support.charts import ACCENT, BAD, GOOD, SECOND, THIRD, WIDTH, Chart, TimeScale, nice_ceiling
+from flows.support.charts import (
+    ACCENT,
+    BAD,
+    GOOD,
+    SECOND,
+    THIRD,
+    WIDTH,
+    Chart,
+    TimeScale,
+    nice_ceiling,
+    short_duration,
+)
 from flows.support.reports import human_duration, human_size
 from pgproof.model.config import BackupType
 from pgproof.model.growth import Growth
@@ -25,11 +36,7 @@ _CHARTED = 120
 def window_chart(catalog: Catalog) -> Chart:
     """A bar for each stretch of time that can be restored, a row for each timeline; the backups as ticks above."""
     windows, backups = catalog.windows, catalog.backups
-    begins = [
-        *(w.oldest for w in windows),
-        *(b.finished_at for b in backups),
-        catalog.at - timedelta(hours=1),
-    ]
+    begins = [*(w.oldest for w in windows), *(b.finished_at for b in backups)]
     scale = TimeScale.over([*begins, catalog.at])
     timelines = sorted({window.timeline for window in windows}) or [1]
     proofs = [each for each in backups if each.proven]
@@ -86,7 +93,7 @@ def backups_chart(backups: Sequence[BackupInfo]) -> Chart:
     panels: tuple[tuple[str, Callable[[BackupInfo], float], Callable[[float], str]], ...] = (
         ("size", lambda b: b.size_bytes, lambda value: human_size(round(value))),
         ("stored", lambda b: b.stored_bytes, lambda value: human_size(round(value))),
-        ("duration", lambda b: b.seconds, _short_duration),
+        ("duration", lambda b: b.seconds, short_duration),
     )
     width = 2.0 if len(backups) > 60 else 4.0 if len(backups) > 20 else 7.0
     for number, (name, value, words) in enumerate(panels):
@@ -140,9 +147,3 @@ def growth_chart(growth: Growth, now: datetime) -> Chart:
         chart.line(here[0], top, here[0], bottom, "now")
         chart.text(here[0] + 5, top + 11, "now")
     return chart
-
-
-def _short_duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{seconds / 3600:.3g} h"

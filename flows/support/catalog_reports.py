@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from flows.support.catalog_charts import backups_chart, growth_chart, window_chart
 from flows.support.reports import human_duration, human_size, human_time, inline, markdown_table
 from pgproof.cli.text import age, ratio
+from pgproof.model.manifest import PHYSICAL
 from pgproof.model.overview import Catalog, Storage
-from pgproof.model.report import BackupInfo, VerificationSummary
+from pgproof.model.report import BackupInfo
 
 # Every version of an artifact is kept by Prefect, so that one has to stay small.
 _ROWS = 20
@@ -26,11 +28,11 @@ def catalog_report(catalog: Catalog) -> str:
     if catalog.windows:
         parts.append(
             markdown_table(
-                ("From", "To", "WAL", "Timeline"),
+                ("From (UTC)", "To (UTC)", "WAL", "Timeline"),
                 [
                     (
-                        human_time(w.oldest),
-                        human_time(w.newest),
+                        f"{w.oldest:%Y-%m-%d %H:%M:%S}",
+                        f"{w.newest:%Y-%m-%d %H:%M:%S}",
                         f"{w.oldest_lsn} to {w.newest_lsn}",
                         str(w.timeline),
                     )
@@ -39,10 +41,10 @@ def catalog_report(catalog: Catalog) -> str:
             )
         )
     rows = [_row(backup, catalog.at) for backup in reversed(backups[-_ROWS:])]
-    header = ("Backup", "Type", "Age", "Size", "Stored", "Took", "Proven")
+    header = ("Backup", "Verified", "Age", "Size", "Stored", "Took")
     if len(backups) > 1:
         parts.append(backups_chart(backups).markdown())
-    parts += ["## Newest first", f"Ages as of {_minute(catalog.at)}."]
+    parts += ["## Newest first", f"Ages as of {_minute(catalog.at)}; {_held(backups)}."]
     parts.append(markdown_table(header, rows))
     older = len(backups) - _ROWS
     if older > 0:
@@ -61,33 +63,41 @@ def catalog_summary(catalog: Catalog) -> str:
     return f"{count:,} backup{'s' if count != 1 else ''}; newest {newest}, {told}"
 
 
+def _held(backups: Sequence[BackupInfo]) -> str:
+    size, stored = sum(b.size_bytes for b in backups), sum(b.stored_bytes for b in backups)
+    return f"all of them hold {human_size(size)}, stored in {human_size(stored)} ({ratio(size, stored)})"
+
+
 def _minute(moment: datetime) -> str:
     """An artifact is read later than it was made, so that what stands alone is no age."""
     return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 def _row(backup: BackupInfo, now: datetime) -> tuple[str, ...]:
+    """A name says type and time already, and the table has to fit the page: what is as always is left out."""
     kinds = {finding.kind for finding in backup.findings}
     status = [] if backup.status == "ok" else [f"! {backup.status}"]
     where = [kind.replace("-", " ") for kind in ("local-only", "mirror-only") if kind in kinds]
+    method = [] if backup.method == PHYSICAL else [backup.method]
     pinned = ["pinned"] if backup.pinned(now) else []
     return (
         f"`{backup.backup_id}`",
-        ", ".join([str(backup.type), backup.method, *status, *where, *pinned]),
-        age(backup.finished_at, now),
+        ", ".join([*status, _verified(backup, now), *method, *where, *pinned]),
+        age(backup.finished_at, now).removesuffix(" ago"),
         human_size(backup.size_bytes),
-        f"{human_size(backup.stored_bytes)} ({ratio(backup.size_bytes, backup.stored_bytes)})",
+        human_size(backup.stored_bytes),
         human_duration(backup.seconds),
-        proven_words(backup.verified, now),
     )
 
 
-def proven_words(summary: VerificationSummary | None, now: datetime) -> str:
-    """Whether the backup was really started, how far it was verified, and when."""
+def _verified(backup: BackupInfo, now: datetime) -> str:
+    """Whether the backup was really started, how far it was verified, and when, if that was not at once."""
+    summary = backup.verified
     if summary is None:
         return "never"
     mark = "✗ FAILED" if not summary.ok else "✓ proven" if summary.proven else "passed"
-    return f"{mark} ({summary.level}) {age(summary.at, now)}"
+    when = age(summary.at, now)
+    return f"{mark} ({summary.level}) {when if when != age(backup.finished_at, now) else ''}".rstrip()
 
 
 def storage_report(cluster: str, storage: Storage, now: datetime) -> str:
@@ -141,4 +151,6 @@ def storage_summary(storage: Storage) -> str:
 
 def _cost(storage: Storage, nbytes: int) -> str:
     cost = storage.cost(nbytes)
-    return "" if cost is None else f"{cost:,.2f}"
+    if cost is None:
+        return ""
+    return "< 0.01" if 0 < cost < 0.005 else f"{cost:,.2f}"

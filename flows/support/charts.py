@@ -80,6 +80,13 @@ def nice_ceiling(value: float) -> float:
     return next(each * power for each in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if each * power >= value * (1 - 1e-9))
 
 
+def short_duration(seconds: float) -> str:
+    """For axes: `0 s`, `2.5 min`."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{seconds / 3600:.3g} h"
+
+
 @dataclass
 class Chart:
     """A card of a height that collects elements; `title` and `description` are for those who cannot see it."""

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from flows.support.reports import human_duration, human_time, inline, markdown_table
 from pgproof.actions.watch import Watched
-from pgproof.model.objectives import Objectives, Standing, in_words
+from pgproof.model.objectives import Objectives, Standing, loss_in_words
 
 
 def standing_report(cluster: str, watched: Watched, objectives: Objectives) -> str:
@@ -42,13 +42,13 @@ def _figures(standing: Standing, objectives: Objectives) -> list[tuple[str, str,
     def limit(value: int | None, unit: str) -> str:
         return "not set" if value is None else f"{value} {unit}"
 
-    risk, took = standing.at_risk, standing.recovery_time
+    took = standing.recovery_time
     rows = [
         ("Newest good backup", time(standing.backup_at, "none"), limit(objectives.backup_max_age_hours, "h")),
         ("Last proof", time(standing.proof_at, "never"), limit(objectives.proof_max_age_days, "d")),
         (
             "Would be lost",
-            "everything" if risk is None else f"changes of {in_words(risk)}",
+            loss_in_words(standing.at_risk),
             limit(objectives.rpo_minutes, "min"),
         ),
         (

@@ -5,24 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from pgproof.cli.text import duration
 from pgproof.model.database_restore import DatabasePlan, DatabaseReport
 from pgproof.model.harm import DamageReport
 from pgproof.model.report import BackupInfo, Check, RestoreReport, VerificationReport
 from pgproof.model.restore_plan import RestorePlan
 
+# As on the terminal.
+human_duration = duration
+
 # How wide the names are in the lines of a restore's plan.
 _WHAT = 18
-_MARKS = {True: "✓", False: "✗ failed", None: "– not checked here"}
+MARKS = {True: "✓", False: "✗ failed", None: "– not done"}
 
 
 def backup_report(info: BackupInfo) -> str:
     """The figures of one backup and what was found while it was taken."""
     parts = [
-        f"# Backup `{info.backup_id}`",
-        markdown_table(
-            ("", ""),
+        # Its name is too long for a heading.
+        f"# {str(info.type).capitalize()} backup of `{info.cluster}`",
+        fact_table(
             [
-                ("Cluster", info.cluster),
+                ("Backup", f"`{info.backup_id}`"),
                 ("Type", f"{info.type} ({info.method})"),
                 ("Status", "✓ ok" if info.status == "ok" else f"! {info.status}"),
                 ("Started", human_time(info.started_at)),
@@ -33,7 +37,7 @@ def backup_report(info: BackupInfo) -> str:
                 ("Rate", human_rate(info.size_bytes, info.seconds)),
                 ("WAL", f"{info.start_lsn} to {info.stop_lsn}, timeline {info.timeline}"),
                 ("Server", f"PostgreSQL {info.server_version}, system {info.system_identifier}"),
-                ("Based on", info.parent_id or "nothing"),
+                ("Based on", f"`{info.parent_id}`" if info.parent_id else "nothing"),
                 ("Changes found by", info.change_detection),
             ],
         ),
@@ -51,11 +55,11 @@ def backup_report(info: BackupInfo) -> str:
 def verification_report(report: VerificationReport) -> str:
     """What was proven about a backup, step by step."""
     parts = [
-        f"# Verification of `{report.backup_id}`",
-        f"**{verdict(report)}**",
-        markdown_table(
-            ("", ""),
+        "# Verification",
+        f"**{sign(report.ok)} {verdict(report)}**",
+        fact_table(
             [
+                ("Backup", f"`{report.backup_id}`"),
                 ("Level", str(report.level)),
                 ("Started", human_time(report.started_at)),
                 ("Duration", human_duration(report.seconds)),
@@ -68,7 +72,7 @@ def verification_report(report: VerificationReport) -> str:
         parts += ["## Damage", "\n".join(f"- {inline(damage)}" for damage in report.damage)]
     if report.checks:
         rows = [_step(check) for check in report.checks]
-        parts += ["## Steps", markdown_table(("Step", "Result", "Duration", "Detail"), rows)]
+        parts += ["## Steps", markdown_table(("", "Step", "Time", "Detail"), rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -87,7 +91,7 @@ def restore_report(report: RestoreReport) -> str:
     commit = report.last_commit
     last = [("Last commit", f"transaction {commit['xid']}, {commit['time']}")] if commit else []
     rows = [
-        ("Backup", report.backup_id),
+        ("Backup", f"`{report.backup_id}`"),
         ("Data directory", report.data_dir),
         ("Target", report.target),
         ("Recovery", recovery),
@@ -97,7 +101,7 @@ def restore_report(report: RestoreReport) -> str:
         ("Duration", human_duration(report.seconds)),
     ]
     notes = "".join(f"\n- {inline(note)}" for note in report.notes)
-    return f"# Restored `{report.backup_id}`\n\n{markdown_table(('', ''), rows)}\n{notes}\n"
+    return f"# Restored cluster\n\n{fact_table(rows)}\n{notes}\n"
 
 
 def database_plan_report(plan: DatabasePlan) -> str:
@@ -120,7 +124,7 @@ def database_report(report: DatabaseReport) -> str:
         ("Duration", human_duration(report.seconds)),
     ]
     lines = "".join(f"\n- {inline(line)}" for line in report.lines())
-    return f"# Database `{inline(report.target).replace('`', '')}`\n\n{markdown_table(('', ''), rows)}\n{lines}\n"
+    return f"# Database `{inline(report.target).replace('`', '')}`\n\n{fact_table(rows)}\n{lines}\n"
 
 
 def damage_rows(report: DamageReport) -> list[dict[str, str]]:
@@ -148,6 +152,10 @@ def damage_summary(report: DamageReport) -> str:
     if report.older_left_out:
         parts.append(f"{report.older_left_out} older ones are not shown")
     return ". ".join([*parts, *report.notes])
+
+
+def sign(ok: bool) -> str:
+    return "✓" if ok else "✗"
 
 
 def verdict(report: VerificationReport) -> str:
@@ -180,14 +188,6 @@ def human_size(count: int) -> str:
     return f"{size:.3g} PB"
 
 
-def human_duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
 def human_rate(count: int, seconds: float) -> str:
     return f"{human_size(round(count / seconds))}/s" if seconds > 0 else "–"
 
@@ -202,7 +202,12 @@ def human_time(moment: datetime) -> str:
 
 def _step(check: Check) -> tuple[str, str, str, str]:
     detail = ". ".join(part for part in (check.detail, check.hint) if part)
-    return check.name, _MARKS[check.ok], human_duration(check.seconds), detail
+    return MARKS[check.ok], check.name, human_duration(check.seconds), detail
+
+
+def fact_table(rows: Sequence[tuple[str, str]]) -> str:
+    """Names and values. The first row is the head: the UI shows an empty one as a bar."""
+    return markdown_table(rows[0], rows[1:])
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flows.support.reports import human_duration, inline, markdown_table
+from flows.support.reports import fact_table, human_duration, inline, markdown_table
 from pgproof.model.table_rescue import MergeReport, RescueReport, TableComparison
 
 _CELL = 60
@@ -23,7 +23,7 @@ def rescue_report(report: RescueReport) -> str:
         ("Rows", f"{report.rows:,}"),
         ("Duration", human_duration(report.seconds)),
     ]
-    parts = ["# Rescued table", markdown_table(("", ""), rows)]
+    parts = ["# Rescued table", fact_table(rows)]
     if report.comparison is None:
         parts.append("There is no live table of this name to compare it with.")
     else:
@@ -72,4 +72,4 @@ def merge_report(report: MergeReport) -> str:
         ("Differ still, because of triggers", f"{report.differ_still:,}"),
         ("Duration", human_duration(report.seconds)),
     ]
-    return f"# Rows put back\n\n{markdown_table(('', ''), rows)}\n"
+    return f"# Rows put back\n\n{fact_table(rows)}\n"

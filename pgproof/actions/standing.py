@@ -29,12 +29,13 @@ def measure(postgres: PostgresConfig, config: BackupConfig) -> Standing:
     """Raises the errors of a repository that cannot be opened; a server that does not answer is named in the result."""
     repository = open_for_reading(config)
     backups = list_backups(repository)
-    now = datetime.now(UTC)
     good = [each for each in backups if _good(each)]
     proven = [each for each in backups if each.proven]
     backup = max(good, key=_moment, default=None)
     proof = max(proven, key=_proof_time, default=None)
     wal = _wal(repository, postgres, backups)
+    # Only now: what can be restored may reach to the moment at which the server was asked.
+    now = datetime.now(UTC)
     window = wal.restorable if wal is not None else None
     primary = wal.primary if wal is not None else None
     return Standing(

@@ -190,4 +190,6 @@ def _record(
     started_at = datetime.now(UTC)
     kind = wanted if base else BackupType.FULL
     backup_id = backup_id_for(started_at, kind, secrets.token_hex(3), committed)
+    # The next line may be hours away.
+    _log.info("backup begins id=%s based_on=%s", backup_id, base.backup_id if base else "nothing")
     return BackupRecord(backup_id, kind, started_at, facts, base, changes, findings)

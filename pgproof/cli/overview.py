@@ -85,10 +85,11 @@ def window_figures(catalog: Catalog) -> list[tuple[str, str]]:
 
 
 def window_words(window: Restorable, now: datetime) -> str:
-    """From when to when; where no WAL follows, only the end of a backup."""
-    if window.newest - window.oldest < timedelta(minutes=1):
+    """From when to when, in seconds where minutes would be the same; where no WAL follows, only the end of a backup."""
+    if window.newest <= window.oldest:
         return f"only {text.when(window.oldest, now)}"
-    return f"{text.when(window.oldest, now)} to {text.when(window.newest, now)}"
+    short = window.newest - window.oldest < timedelta(minutes=2)
+    return " to ".join(text.when(each, now, seconds=short) for each in (window.oldest, window.newest))
 
 
 def _storage(storage: Storage) -> list[tuple[str, str]]:

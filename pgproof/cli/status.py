@@ -12,7 +12,7 @@ from pgproof.cli.options import Subparsers, add_command
 from pgproof.cli.screen import Screen
 from pgproof.cli.waiting import wait_for
 from pgproof.model.conditions import Condition, failing
-from pgproof.model.objectives import in_words
+from pgproof.model.objectives import loss_in_words
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -78,7 +78,6 @@ def _show(watched: Watched, standing: Standing, screen: Screen) -> None:
         return missing if moment is None else text.when(moment, standing.at)
 
     screen.say(f"Cluster {standing.cluster}", "bold")
-    risk = standing.at_risk
     figures = [
         ("backups", f"{standing.backups:,}"),
         ("newest good", _named(when(standing.backup_at, "none"), standing.backup_id)),
@@ -89,7 +88,7 @@ def _show(watched: Watched, standing: Standing, screen: Screen) -> None:
     if standing.newest is not None:
         figures.append(("any moment from", when(standing.oldest, "–")))
         figures.append(("to", when(standing.newest, "–")))
-    figures.append(("would be lost", "everything" if risk is None else f"changes of {in_words(risk)}"))
+    figures.append(("would be lost", loss_in_words(standing.at_risk)))
     if standing.server_problem:
         figures.append(("server", f"not asked: {standing.server_problem}"))
     screen.figures(figures)

@@ -46,8 +46,10 @@ def age(then: datetime, now: datetime) -> str:
     """How long ago, in one unit: `5 min ago`; `in 5 min` for a time that is still to come."""
     seconds = (now - then).total_seconds()
     amount = abs(seconds)
+    if amount < 1:
+        return "just now"
     if amount < 60:
-        words = f"{amount:.0f} s"
+        words = f"{int(amount)} s"
     elif amount < 3600:
         words = f"{amount // 60:.0f} min"
     elif amount < 48 * 3600:
@@ -57,9 +59,10 @@ def age(then: datetime, now: datetime) -> str:
     return f"{words} ago" if seconds >= 0 else f"in {words}"
 
 
-def when(moment: datetime, now: datetime, zone: tzinfo | None = None) -> str:
+def when(moment: datetime, now: datetime, zone: tzinfo | None = None, *, seconds: bool = False) -> str:
     """Local time (or that of `zone`) and age: `2026-11-23 02:30 (5 h ago)`."""
-    return f"{moment.astimezone(zone):%Y-%m-%d %H:%M} ({age(moment, now)})"
+    time = "%H:%M:%S" if seconds else "%H:%M"
+    return f"{moment.astimezone(zone):%Y-%m-%d {time}} ({age(moment, now)})"
 
 
 def printable(text: str) -> str:

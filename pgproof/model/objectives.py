@@ -227,6 +227,13 @@ def too_old(key: str, standing: Standing, limit: timedelta) -> Iterator[Broken]:
         yield Broken(key, f"{words.format(in_words(value))}; the limit is {in_words(limit)}", hint)
 
 
+def loss_in_words(risk: timedelta | None) -> str:
+    """What a loss of the server would cost; None if nothing can be restored."""
+    if risk is None:
+        return "everything"
+    return "less than a second" if risk < timedelta(seconds=1) else f"changes of {in_words(risk)}"
+
+
 def in_words(length: timedelta) -> str:
     """Two digits or more of the largest unit that gives them: `26 h`, `90 min`, `8 d`."""
     seconds = length.total_seconds()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from datetime import UTC, datetime, timedelta
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress as Bars
 
 from pgproof.cli.backups import backup_table, verified_words
+from pgproof.cli.overview import window_words
 from pgproof.cli.progress import Phases, progress_bar
 from pgproof.cli.screen import Screen
 from pgproof.cli.verify import conclusion
@@ -25,6 +27,7 @@ from pgproof.model.report import (
     VerificationSummary,
     no_progress,
 )
+from pgproof.model.wal_status import Restorable
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -92,10 +95,10 @@ def test_with_json_only_the_document_is_printed(capsys: pytest.CaptureFixture[st
     ("summary", "words"),
     [
         (None, "never"),
-        (VerificationSummary(VerifyLevel.FRAMES, NOW, True), "passed (frames, 0 s ago)"),
-        (VerificationSummary(VerifyLevel.START, NOW, True), "proven (start, 0 s ago)"),
-        (VerificationSummary(VerifyLevel.FULL, NOW, True), "proven (full, 0 s ago)"),
-        (VerificationSummary(VerifyLevel.FULL, NOW, False), "FAILED (full, 0 s ago)"),
+        (VerificationSummary(VerifyLevel.FRAMES, NOW, True), "passed (frames, just now)"),
+        (VerificationSummary(VerifyLevel.START, NOW, True), "proven (start, just now)"),
+        (VerificationSummary(VerifyLevel.FULL, NOW, True), "proven (full, just now)"),
+        (VerificationSummary(VerifyLevel.FULL, NOW, False), "FAILED (full, just now)"),
     ],
 )
 def test_proven_means_started(summary: VerificationSummary | None, words: str) -> None:
@@ -154,3 +157,17 @@ def test_one_bar_a_phase_and_pulsing_while_the_total_is_unknown() -> None:
     ]
     phases.report(Progress("copy", 120, 100))
     assert bars.tasks[-1].total is None
+
+
+@pytest.mark.parametrize(
+    ("length", "words"),
+    [
+        (timedelta(0), r"only ....-..-.. ..:.. \(1 h ago\)"),
+        (timedelta(seconds=40), r"....-..-.. ..:..:.. \(1 h ago\) to ....-..-.. ..:..:.. \(59 min ago\)"),
+        (timedelta(minutes=40), r"....-..-.. ..:.. \(1 h ago\) to ....-..-.. ..:.. \(20 min ago\)"),
+    ],
+)
+def test_a_stretch_of_time_has_two_ends_that_differ(length: timedelta, words: str) -> None:
+    oldest = NOW - timedelta(hours=1)
+    window = Restorable(1, Lsn(100), oldest, Lsn(900), oldest + length)
+    assert re.fullmatch(words, window_words(window, NOW))

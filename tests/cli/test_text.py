@@ -46,7 +46,9 @@ def test_duration(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("ago", "text"),
     [
-        (timedelta(0), "0 s ago"),
+        (timedelta(0), "just now"),
+        (timedelta(milliseconds=-300), "just now"),
+        (timedelta(seconds=1), "1 s ago"),
         (timedelta(seconds=59), "59 s ago"),
         (timedelta(minutes=5, seconds=59), "5 min ago"),
         (timedelta(hours=47), "47 h ago"),

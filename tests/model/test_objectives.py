@@ -10,7 +10,7 @@ import pytest
 
 from pgproof.errors import PreconditionError
 from pgproof.model.conditions import Condition, failing
-from pgproof.model.objectives import Objectives, Standing, broken_objectives
+from pgproof.model.objectives import Objectives, Standing, broken_objectives, loss_in_words
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 FINE = Standing(
@@ -101,3 +101,15 @@ def test_what_is_no_condition_is_refused(text: str) -> None:
 def test_what_is_no_objective_is_refused(value: Any) -> None:
     with pytest.raises(PreconditionError, match="not an objective"):
         Objectives(rpo_minutes=value)
+
+
+@pytest.mark.parametrize(
+    ("risk", "words"),
+    [
+        (None, "everything"),
+        (timedelta(milliseconds=3), "less than a second"),
+        (timedelta(seconds=4), "changes of 4 s"),
+    ],
+)
+def test_a_loss_is_told_in_words(risk: timedelta | None, words: str) -> None:
+    assert loss_in_words(risk) == words

@@ -35,15 +35,16 @@ def test_the_catalog_shows_the_newest_first_and_says_how_many_it_leaves_out() ->
     assert "40 backups; newest 2026-11-25 12:00 UTC, newest proven 2026-11-21 12:00 UTC" in report
     proven = next(row for row in rows if "full" in row)
     for cell in (
-        "full, physical",
-        "5 d ago",
+        "-full-00002",
+        "| 5 d |",
         "10 GB",
-        "2 GB (5.0 : 1)",
+        "2 GB",
         "1 min 30 s",
         "✓ proven (full) 4 d ago",
     ):
         assert cell in proven
-    assert "| 2026-11-11 12:00:00 UTC | 2026-11-26 12:00:00 UTC | 0/4B0 to 0/2328 | 1 |" in report
+    assert "all of them hold 400 GB, stored in 12.3 GB (32.4 : 1)" in report
+    assert "| 2026-11-11 12:00:00 | 2026-11-26 12:00:00 | 0/4B0 to 0/2328 | 1 |" in report
     assert len(images(report)) == 2
 
 
@@ -54,14 +55,13 @@ def test_what_is_wrong_or_special_is_marked() -> None:
     backups = (
         replace(catalog.backups[0], verified=bad, status="degraded"),
         replace(catalog.backups[1], pinned_until=NOW + timedelta(days=1)),
-        replace(catalog.backups[2], findings=(Finding("local-only", "x"),)),
+        replace(catalog.backups[2], findings=(Finding("local-only", "x"),), method="logical"),
     )
     report = catalog_report(replace(catalog, backups=backups, windows=(), window_problem="no | cluster"))
     for words in (
-        "full, physical, ! degraded",
-        "✗ FAILED (full)",
-        "physical, pinned",
-        "local only",
+        "` | ! degraded, ✗ FAILED (full)",
+        "` | never, pinned |",
+        "` | never, logical, local only |",
         "no \\| cluster",
     ):
         assert words in report
@@ -88,6 +88,20 @@ def test_storage_shows_forecast_and_cost() -> None:
         assert row in report
     (image,) = images(report)
     assert "about 150 GB in 90 days" in str(image.findtext(f"{SVG}desc"))
+
+
+def test_what_costs_next_to_nothing_is_not_free() -> None:
+    report = storage_report("main", made_up(5, price=0.0001).storage, NOW)
+    assert "| WAL | 500 MB | &lt; 0.01 |" in report and "| other | 0 B | 0.00 |" in report
+
+
+def test_when_a_backup_was_verified_is_said_if_it_was_not_at_once() -> None:
+    catalog = made_up(1).catalog
+    backup = catalog.backups[0]
+    assert backup.verified is not None
+    at_once = replace(backup, verified=replace(backup.verified, at=backup.finished_at))
+    assert "| ✓ proven (full) 22 h ago |" in catalog_report(catalog)
+    assert "| ✓ proven (full) |" in catalog_report(replace(catalog, backups=(at_once,)))
 
 
 def test_without_a_price_no_cost_and_without_a_history_no_forecast() -> None:

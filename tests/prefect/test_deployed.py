@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -65,18 +66,24 @@ def stack(cluster: Cluster, repository: Path) -> Iterator[Stack]:
 def test_a_backup_and_its_verification_run_and_are_reported(stack: Stack) -> None:
     stack.prefect("deployment", "run", "backup/daily-full", "--watch")
     run = stack.newest_run("backup/daily-full")
-    assert run["name"].startswith("main-full-20")
+    assert re.fullmatch(r"main-full-20\d\d-\d\d-\d\d-\d{4}", run["name"])
     assert "| Status | ✓ ok |" in stack.artifact("backup-main")
 
+    storage = stack.artifact("storage-main")
     incremental = stack.start("backup/hourly-incremental", change_detection="summaries")
     assert stack.wait_for(incremental, *ENDED) == "Completed", stack.logs_of(incremental)
     # The server of these tests makes no summaries: the backup is there all the same, and the report says why.
     report = stack.artifact("backup-main")
     assert "| Changes found by | compare |" in report and "summarize_wal is off" in report
 
+    assert stack.artifact("storage-main") == storage, (
+        "what hourly runs published would fill Prefect's database"
+    )
+    assert "backup begins id=" in stack.logs_of(incremental)
+
     verification = stack.start("verify/weekly")
     assert stack.wait_for(verification, *ENDED) == "Completed", stack.logs_of(verification)
-    assert "**Proven" in stack.artifact("verify-main")
+    assert "**✓ Proven" in stack.artifact("verify-main")
     assert "✓ proven (" in stack.artifact("catalog-main")
 
     logs = stack.logs_of(run["id"])

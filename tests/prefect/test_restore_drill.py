@@ -32,8 +32,8 @@ def test_a_drill_is_published_and_a_failed_one_names_its_step(
     artifact = Artifact.get("drill-main")
     assert artifact is not None
     for words in (
-        "Measured RTO",
-        "Forecast for a loss now",
+        "**Recovery (RTO)**",
+        "The forecast is for a loss of the server now",
         "Replay WAL to the moment",
         "pg_amcheck",
         "--to-lsn",

@@ -55,10 +55,10 @@ def test_rows_and_message_name_the_problems_first() -> None:
     problem = Problem("gap", "something is missing", "take a backup")
     broken = replace(FINE, problems=(problem,))
     rows = wal_rows(broken)
-    assert rows[0] == {"what": "✗ gap", "state": "something is missing. take a backup"}
+    assert rows[0] == {"What": "✗ gap", "State": "something is missing. take a backup"}
     assert wal_message(broken).splitlines()[1] == "gap: something is missing (take a backup)"
     rows = wal_rows(FINE)
-    assert rows[0]["what"] == "✓"
-    assert {"Oldest moment", "Newest moment", "Server", "Slot pgproof", "Timeline 1"} <= {
-        row["what"] for row in rows
+    assert rows[0]["What"] == "✓ ok"
+    assert {"Oldest moment", "Newest moment", "Server", "Slot pgproof", "Stored on timeline 1"} <= {
+        row["What"] for row in rows
     }
