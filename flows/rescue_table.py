@@ -5,16 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from prefect import flow, runtime, task
-from prefect.cache_policies import INPUTS, RUN_ID
+from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from prefect.input import RunInput
 from prefect.states import Cancelled
-from prefect.tasks import exponential_backoff
 from pydantic import Field
 
-from flows.support.approval import wait_for_answer
-from flows.support.engine import engine_task, run_engine, worth_retrying
+from flows.support.approval import once_per_run, wait_for_answer
+from flows.support.engine import engine_task, run_engine
 from flows.support.publishing import publish_event, publish_report
 from flows.support.rescue_reports import merge_question, merge_report, rescue_report
 from flows.support.settings import backup_config, backup_manager
@@ -36,17 +34,7 @@ def _run_name() -> str:
     return f"{table}-rescue-{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
 
 
-# Its result is kept, so that a run that waited for an approval goes on with the table that was rescued then. It holds
-# names and counts, and no rows.
-@task(
-    retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=10),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=worth_retrying,
-    cache_policy=INPUTS + RUN_ID,
-    persist_result=True,
-    result_serializer="json",
-)
+@engine_task()
 def bring_back(
     server: str, repository: str, table: str, backup_id: str, options: dict[str, Any]
 ) -> dict[str, Any]:
@@ -156,7 +144,9 @@ def rescue_table(
         "merge": merge,
     }
     anywhere = not (to_time or to_lsn or to_xid or to_name or to_backup_end)
-    found = bring_back(server, repository, table, backup_id or ("latest" if anywhere else ""), options)
+    wanted = backup_id or ("latest" if anywhere else "")
+    # Once, so that a run that waited goes on with the table that it asked about. It holds names and counts, and no rows.
+    found = once_per_run("rescue", lambda: bring_back(server, repository, table, wanted, options))
     comparison = found["comparison"]
     if not merge or not comparison:
         return {**found, "merge": None}

@@ -12,7 +12,7 @@ from prefect.input import RunInput
 from prefect.states import Cancelled
 from pydantic import Field
 
-from flows.support.approval import first_choice, wait_for_answer
+from flows.support.approval import once_per_run, wait_for_answer
 from flows.support.engine import engine_task, run_engine
 from flows.support.publishing import publish_event, publish_report
 from flows.support.reports import restore_plan_report, restore_report
@@ -123,7 +123,7 @@ def restore(
     request = _request(options)
     wanted = backup_id or ("" if request.target else "latest")
     plan = plan_restore(repository, wanted, data_dir, options)
-    if (first := first_choice(plan.backup_id)) != plan.backup_id:
+    if (first := once_per_run("backup", lambda: plan.backup_id)) != plan.backup_id:
         plan = plan_restore(repository, first, data_dir, options)
     cluster = backup_config(repository).cluster
     publish_report(

@@ -12,7 +12,7 @@ from prefect.input import RunInput
 from prefect.states import Cancelled
 from pydantic import Field
 
-from flows.support.approval import first_choice, wait_for_answer
+from flows.support.approval import once_per_run, wait_for_answer
 from flows.support.engine import engine_task, run_engine
 from flows.support.publishing import publish_event, publish_report
 from flows.support.reports import database_plan_report, database_report
@@ -145,7 +145,7 @@ def restore_database(
         "jobs": jobs,
     }
     plan = plan_database_restore(server, repository, backup_id, target_database, options)
-    if (first := first_choice(plan.backup_id)) != plan.backup_id:
+    if (first := once_per_run("backup", lambda: plan.backup_id)) != plan.backup_id:
         plan = plan_database_restore(server, repository, first, target_database, options)
     cluster = backup_config(repository).cluster
     text = database_plan_report(plan)

@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import (
 from prefect.context import hydrated_context, serialize_context
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from flows.support.approval import first_choice
+from flows.support.approval import once_per_run
 from flows.support.engine import run_engine, worth_retrying
 from flows.support.lateness import why_skip
 from flows.support.logs import MaskSecrets
@@ -181,6 +181,6 @@ def test_a_run_is_skipped_when_it_is_too_late_or_a_newer_one_is_due(
 def test_a_run_that_begins_anew_goes_on_with_the_backup_it_chose_first(prefect_backend: None) -> None:
     @flow
     def chooses_twice() -> tuple[str, str]:
-        return first_choice("planned"), first_choice("came in since")
+        return once_per_run("backup", lambda: "planned"), once_per_run("backup", lambda: "came in since")
 
     assert chooses_twice() == ("planned", "planned")
