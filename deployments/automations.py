@@ -32,6 +32,8 @@ from pgproof.model.objectives import in_words
 
 # Prefect's default: a run says every 180 s that it is alive, and counts as dead after three silences.
 HEARTBEAT = timedelta(seconds=180)
+# How long a recovery is waited for. Without a length Prefect forgets after a minute that there was a failure.
+PATIENCE = timedelta(days=366)
 WEBHOOK_BLOCK = "pgproof-webhook"
 # Only runs of our deployments: prefect.yaml tags them all.
 _TAGGED: dict[str, str | list[str]] = {
@@ -211,7 +213,7 @@ def recovered_run(block: UUID) -> Automation:
             for_each={"related:deployment:prefect.resource.id"},
             posture=Posture.Reactive,
             threshold=1,
-            within=timedelta(0),
+            within=PATIENCE,
         ),
         actions=[
             SendNotification(
@@ -257,7 +259,7 @@ def there_again(block: UUID, cluster: str, silence: Silence, alarm: UUID) -> Aut
             match={"prefect.resource.id": [f"prefect.automation.{alarm}", f"pgproof.cluster.{cluster}"]},
             posture=Posture.Reactive,
             threshold=1,
-            within=timedelta(0),
+            within=PATIENCE,
         ),
         actions=[
             SendNotification(
