@@ -5,6 +5,7 @@ docs/campaigns.md tells how a week goes by in half an hour.
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 from campaigns.campaign import Campaign
@@ -12,6 +13,8 @@ from campaigns.schedules_kills import Attack, victims
 from campaigns.schedules_model import RETENTION
 from campaigns.schedules_week import OBJECTIVES, Week
 from campaigns.schedules_world import World
+from pgproof.model.config import VerifyLevel
+from pgproof.model.report import BackupInfo
 from tests.support.moved_clock import MovedClock
 
 # Sundays that begin a month: with them everything that is recommended has been due within a week.
@@ -56,11 +59,7 @@ def live_until(campaign: Campaign, end: datetime, hours: float) -> None:
             world.script("deployments/automations.py")
         week.live()
         week.clean_up_at_the_end()
-        for each in world.backups()[-5:]:
-            world.must("verify", each.backup_id, "--level", "frames")
-            campaign.count("newest backups whose frames were verified")
-        world.must("verify", "latest", "--level", "start")
-        campaign.count("newest backup restored and started")
+        _verify(campaign, world, world.backups()[-5:])
 
 
 def kill_and_move(campaign: Campaign, rounds: int) -> None:
@@ -73,7 +72,16 @@ def kill_and_move(campaign: Campaign, rounds: int) -> None:
         attack = Attack(campaign, world)
         for victim, shift in victims(campaign, rounds):
             attack.round(victim, shift)
-        for each in world.backups():
-            world.must("verify", each.backup_id, "--level", "frames")
-            campaign.count("backups whose frames were verified after kills and jumps")
-        world.must("verify", "latest", "--level", "start")
+        _verify(campaign, world, world.backups())
+
+
+def _verify(campaign: Campaign, world: World, backups: list[BackupInfo]) -> None:
+    """Every frame of these, and the newest is restored and started."""
+    manager = world.manager()
+    for each in backups:
+        frames = asyncio.run(manager.verify_backup(each.backup_id, VerifyLevel.FRAMES))
+        assert frames.ok, frames
+        campaign.count("backups whose frames were verified")
+    started = asyncio.run(manager.verify_backup(backups[-1].backup_id, VerifyLevel.START))
+    assert started.ok and started.proven, started
+    campaign.count("backups restored and started")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from campaigns.campaign import Campaign
@@ -34,6 +34,8 @@ OBJECTIVES = {
 _BACKUP, _LOOK, _PROOF = "backup/hourly-incremental", "watch-objectives/hourly", "verify/daily"
 _CLEANUP = "cleanup/weekly"
 _HOUR = timedelta(hours=1)
+# Where nothing is due, Prefect shall at least look for silence, as it does every five seconds.
+_LOOK_SECONDS = 8
 Act = Callable[[], None]
 
 
@@ -80,15 +82,15 @@ class Week:
 
     def _pass(self, moment: datetime, due: list[str]) -> None:
         """Let it be this moment, and wait for the runs that are due."""
-        if not due:
-            return
         before = self.world.backups() if _CLEANUP in due else []
         self.world.clock.move_to(moment)
         self.world.cluster.psql(
             "INSERT INTO ledger SELECT now(), repeat('x', 100) FROM generate_series(1, 200)"
         )
         self.during.get(moment, _nothing)()
-        for run in self._ended(moment, due):
+        if not due:
+            time.sleep(_LOOK_SECONDS)
+        for run in self._ended(moment, due) if due else ():
             name = self._names[run["deployment_id"]]
             usual = "Completed" if name != _LOOK else "Completed ObjectiveBroken"
             assert run["state_name"] in usual.split() or moment in self.broken, _words(run)
@@ -164,11 +166,10 @@ class Week:
         """Prefect itself misses the looks, by an automation. It counts in windows of three hours, one after the other, so the
         first that has none in it ends three to six hours after the last look."""
         self.before[begin + timedelta(hours=1, minutes=45)] = lambda: self._pause(_LOOK)
-        for hours in (4, 5, 6, 7):
-            at = begin + timedelta(hours=hours, minutes=5)
-            self.after[at] = lambda at=at: self._missed(
-                at, surely=at == begin + timedelta(hours=7, minutes=5)
-            )
+        last = begin + timedelta(hours=7, minutes=5)
+        for hours in range(4):
+            at = last - timedelta(hours=hours)
+            self.after[at] = partial(self._missed, at, surely=at == last)
 
     def _missed(self, at: datetime, *, surely: bool) -> None:
         if _LOOK not in self.paused or not (surely or len(self.world.hook.received) > len(self.told)):

@@ -107,6 +107,12 @@ class World:
     # processes
 
     def start_service(self) -> None:
+        home = self.state / "main" / "prefect"
+        home.mkdir(parents=True, exist_ok=True)
+        # A server forgets windows that ended a minute ago; here two thirds of an hour may go by in an instant.
+        (home / "profiles.toml").write_text(
+            'active = "week"\n[profiles.week]\nPREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER = "PT50M"\n'
+        )
         command = [str(_PGPROOF), "schedule", "--state-dir", str(self.state), "--ui-port", str(self._port)]
         ups = self.log("service").count(_UP)
         self.service = self._spawn("service", [*command, *self._schedule], self.clock.environment)
