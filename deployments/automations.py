@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -24,7 +24,7 @@ from prefect.blocks.core import Block
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ActionTypes, ChangeFlowRunState, SendNotification
-from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.schemas.automations import CompoundTrigger, EventTrigger, Posture
 from prefect.settings import get_current_settings
 
 from blocks import BackupRepository
@@ -226,17 +226,32 @@ def recovered_run(block: UUID) -> Automation:
 
 
 def missing(block: UUID, cluster: str, silence: Silence) -> Automation:
-    """Notify when what says that all is well did not come for `within`; again after each further `within`."""
+    """Notify when what says that all is well did not come for `within`, and again while it does not come.
+
+    Prefect counts in windows, one after the other, and for a window behind one that had such an event it does not look at
+    all: that alone would tell one to three times `within` after the last one. So each event also begins a window of
+    its own. The others, twice as long so that they do not tell the same a little later, tell again, and where there never
+    was one.
+    """
     length = in_words(silence.within)
-    return Automation(
-        name=f"pgproof: no {silence.what} of {cluster}",
-        description=f"There was no {silence.what} of {cluster} for {length}.",
-        trigger=EventTrigger(
+
+    def window(within: timedelta, *, after: Iterable[str] = ()) -> EventTrigger:
+        return EventTrigger(
+            after=set(after),
             expect=set(silence.events),
             match={"prefect.resource.id": f"pgproof.cluster.{cluster}"},
             posture=Posture.Proactive,
             threshold=1,
-            within=silence.within,
+            within=within,
+        )
+
+    return Automation(
+        name=f"pgproof: no {silence.what} of {cluster}",
+        description=f"There was no {silence.what} of {cluster} for {length}.",
+        trigger=CompoundTrigger(
+            require="any",
+            within=None,
+            triggers=[window(silence.within, after=silence.events), window(2 * silence.within)],
         ),
         actions=[
             SendNotification(

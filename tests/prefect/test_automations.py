@@ -5,14 +5,25 @@ from __future__ import annotations
 from datetime import timedelta
 from uuid import uuid4
 
-from prefect.events.schemas.automations import EventTrigger
+from prefect.events.schemas.automations import CompoundTrigger, EventTrigger
 
-from deployments.automations import Silence, recovered_run, there_again
+from deployments.automations import Silence, missing, recovered_run, there_again
+
+SILENCE = Silence("backup", frozenset({"pgproof.backup.completed"}), timedelta(hours=26), "Look.")
 
 
 def test_a_recovery_is_waited_for_as_long_as_it_takes() -> None:
     """A server forgets a failure when `within` and a minute are over, and tells no recovery then."""
-    silence = Silence("backup", frozenset({"pgproof.backup.completed"}), timedelta(hours=26), "Look.")
-    for automation in (recovered_run(uuid4()), there_again(uuid4(), "main", silence, uuid4())):
+    for automation in (recovered_run(uuid4()), there_again(uuid4(), "main", SILENCE, uuid4())):
         assert isinstance(automation.trigger, EventTrigger)
         assert automation.trigger.after and automation.trigger.within >= timedelta(days=365)
+
+
+def test_silence_is_told_when_its_limit_is_over_and_not_a_window_later() -> None:
+    """What begins and ends a window is one event: only then does a server begin a new one at each of them."""
+    trigger = missing(uuid4(), "main", SILENCE).trigger
+    assert isinstance(trigger, CompoundTrigger) and trigger.require == "any"
+    exact, again = trigger.triggers
+    assert isinstance(exact, EventTrigger) and isinstance(again, EventTrigger)
+    assert exact.after == exact.expect == again.expect == SILENCE.events
+    assert (exact.within, again.within, again.after) == (SILENCE.within, 2 * SILENCE.within, set())
