@@ -40,8 +40,9 @@ _TAGGED: dict[str, str | list[str]] = {
     "prefect.resource.role": "tag",
     "prefect.resource.id": "prefect.tag.pgproof",
 }
-# Prefect's words for a failure, and those of our flows: an event bears the name of its state.
-_FAILURES = (
+# Prefect's words for a failure, and those of our flows: an event bears the name of its state. ObjectiveBroken is none: that
+# run has done its work, and tells recoveries itself.
+FAILURES = (
     "Failed",
     "Crashed",
     "TimedOut",
@@ -49,7 +50,9 @@ _FAILURES = (
     "WalInDanger",
     "CleanupIncomplete",
     "NeedsApproval",
-    "ObjectiveBroken",
+    "DrillFailed",
+    "FleetFailed",
+    "NobodyTold",
 )
 
 
@@ -206,7 +209,7 @@ def recovered_run(block: UUID) -> Automation:
         description="A pgproof deployment has completed a run, and the one before had failed.",
         trigger=EventTrigger(
             # What is awaited after something has to match like it, so here only names can tell them apart.
-            after={f"prefect.flow-run.{name}" for name in _FAILURES},
+            after={f"prefect.flow-run.{name}" for name in FAILURES},
             expect={"prefect.flow-run.Completed"},
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related=_TAGGED,

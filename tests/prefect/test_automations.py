@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from uuid import uuid4
 
 from prefect.events.schemas.automations import CompoundTrigger, EventTrigger
 
-from deployments.automations import Silence, missing, recovered_run, there_again
+from deployments.automations import FAILURES, Silence, missing, recovered_run, there_again
+from tests.prefect.stack import ROOT
 
+STATE = re.compile(r'\b(Failed|Completed)\(\s*name="(\w+)"')
 SILENCE = Silence("backup", frozenset({"pgproof.backup.completed"}), timedelta(hours=26), "Look.")
 
 
@@ -27,3 +30,12 @@ def test_silence_is_told_when_its_limit_is_over_and_not_a_window_later() -> None
     assert isinstance(exact, EventTrigger) and isinstance(again, EventTrigger)
     assert exact.after == exact.expect == again.expect == SILENCE.events
     assert (exact.within, again.within, again.after) == (SILENCE.within, 2 * SILENCE.within, set())
+
+
+def test_every_failure_of_our_flows_has_a_recovery_and_nothing_else_has() -> None:
+    states = [each for flow in (ROOT / "flows").glob("*.py") for each in STATE.findall(flow.read_text())]
+    failed = {name for kind, name in states if kind == "Failed"}
+    completed = {name for kind, name in states if kind == "Completed"}
+    assert {"WalInDanger", "FleetFailed"} <= failed and "ObjectiveBroken" in completed
+    assert failed | {"Failed", "Crashed", "TimedOut"} == set(FAILURES)
+    assert not completed & set(FAILURES)
