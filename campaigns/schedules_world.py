@@ -35,7 +35,6 @@ from tests.support.receiver import Receiver, receiver
 
 _PGPROOF = Path(sys.executable).parent / "pgproof"
 _UP = "The service is up"
-_PASSPHRASE = "a week goes by in half an hour"
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -64,7 +63,6 @@ class World:
             self.cluster = stack.enter_context(
                 Cluster(
                     18,
-                    initdb_args=["--wal-segsize=1"],
                     # It measures silence by the wall clock: a streamer would be thrown out each time it is moved.
                     settings={"wal_sender_timeout": 0},
                     environment=others,
@@ -94,7 +92,8 @@ class World:
             PGPASSWORD=STREAM_PASSWORD,
             PGDATABASE="postgres",
             BACKUP_DIR=str(self.repository),
-            BACKUP_PASSPHRASE=_PASSPHRASE,
+            # A key is derived slowly on purpose, and here some thousand times.
+            BACKUP_ENCRYPTION="false",
             BACKUP_NOTIFY_URL=self.hook.apprise,
             BACKUP_STATE_DIR=str(self.state / "alarms"),
             PREFECT_RUNNER_POLL_FREQUENCY="1",
@@ -257,7 +256,7 @@ class World:
     # the repository
 
     def manager(self) -> BackupManager:
-        config = BackupConfig(backup_dir=str(self.repository), passphrase=_PASSPHRASE)
+        config = BackupConfig(backup_dir=str(self.repository), encryption=False)
         return BackupManager(self.cluster.config(), config)
 
     def backups(self) -> list[BackupInfo]:
