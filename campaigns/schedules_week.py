@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 from campaigns.campaign import Campaign
@@ -163,19 +163,12 @@ class Week:
         self.after[begin + timedelta(hours=4, minutes=45)] = lambda: self._tell("pgproof main: recovered")
 
     def _nobody_looks(self, begin: datetime) -> None:
-        """Prefect itself misses the looks, by an automation. It counts in windows of three hours, one after the other, so the
-        first that has none in it ends three to six hours after the last look."""
+        """Prefect itself misses the looks, by an automation whose limit is three hours."""
         self.before[begin + timedelta(hours=1, minutes=45)] = lambda: self._pause(_LOOK)
-        last = begin + timedelta(hours=7, minutes=5)
-        for hours in range(4):
-            at = last - timedelta(hours=hours)
-            self.after[at] = partial(self._missed, at, surely=at == last)
-
-    def _missed(self, at: datetime, *, surely: bool) -> None:
-        if _LOOK not in self.paused or not (surely or len(self.world.hook.received) > len(self.told)):
-            return
-        self._tell("no look at the objectives of main for 3 h", lambda: self._resume(_LOOK))
-        self.after[at + timedelta(minutes=40)] = lambda: self._tell(
+        self.after[begin + timedelta(hours=4, minutes=5)] = lambda: self._tell(
+            "no look at the objectives of main for 3 h", lambda: self._resume(_LOOK)
+        )
+        self.after[begin + timedelta(hours=4, minutes=45)] = lambda: self._tell(
             "look at the objectives of main: recovered"
         )
 
