@@ -1,6 +1,6 @@
 """A week of the recommended schedules in compressed time, and a service that is killed and whose clock is wrong.
 
-docs/campaigns.md tells how a week goes by in half an hour.
+docs/campaigns.md tells how a week goes by so fast.
 """
 
 from __future__ import annotations
