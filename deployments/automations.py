@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -24,7 +24,7 @@ from prefect.blocks.core import Block
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ActionTypes, ChangeFlowRunState, SendNotification
-from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.schemas.automations import CompoundTrigger, EventTrigger, Posture
 from prefect.settings import get_current_settings
 
 from blocks import BackupRepository
@@ -32,14 +32,17 @@ from pgproof.model.objectives import in_words
 
 # Prefect's default: a run says every 180 s that it is alive, and counts as dead after three silences.
 HEARTBEAT = timedelta(seconds=180)
+# How long a recovery is waited for. Without a length Prefect forgets after a minute that there was a failure.
+PATIENCE = timedelta(days=366)
 WEBHOOK_BLOCK = "pgproof-webhook"
 # Only runs of our deployments: prefect.yaml tags them all.
 _TAGGED: dict[str, str | list[str]] = {
     "prefect.resource.role": "tag",
     "prefect.resource.id": "prefect.tag.pgproof",
 }
-# Prefect's words for a failure, and those of our flows: an event bears the name of its state.
-_FAILURES = (
+# Prefect's words for a failure, and those of our flows: an event bears the name of its state. ObjectiveBroken is none: that
+# run has done its work, and tells recoveries itself.
+FAILURES = (
     "Failed",
     "Crashed",
     "TimedOut",
@@ -47,9 +50,9 @@ _FAILURES = (
     "WalInDanger",
     "CleanupIncomplete",
     "NeedsApproval",
-    "ObjectiveBroken",
     "DrillFailed",
     "FleetFailed",
+    "NobodyTold",
 )
 
 
@@ -175,7 +178,13 @@ def save_webhook() -> UUID:
 
 
 def _telling(
-    block: UUID, name: str, description: str, trigger: EventTrigger, *, subject: str, body: str
+    block: UUID,
+    name: str,
+    description: str,
+    trigger: EventTrigger | CompoundTrigger,
+    *,
+    subject: str,
+    body: str,
 ) -> Automation:
     message = SendNotification(block_document_id=block, subject=subject, body=body)
     return Automation(name=name, description=description, trigger=trigger, actions=[message])
@@ -208,12 +217,13 @@ def recovered_run(block: UUID) -> Automation:
         "A pgproof deployment has completed a run, and the one before had failed.",
         EventTrigger(
             # What is awaited after something has to match like it, so here only names can tell them apart.
-            after={f"prefect.flow-run.{name}" for name in _FAILURES},
+            after={f"prefect.flow-run.{name}" for name in FAILURES},
             expect={"prefect.flow-run.Completed"},
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related=_TAGGED,
             for_each={"related:deployment:prefect.resource.id"},
             posture=Posture.Reactive,
+            within=PATIENCE,
         ),
         subject="{{ flow.name }} {{ flow_run.name }}: recovered",
         body="{{ deployment.name }} has completed a run again.\n{{ flow_run | ui_url }}",
@@ -221,17 +231,32 @@ def recovered_run(block: UUID) -> Automation:
 
 
 def missing(block: UUID, cluster: str, silence: Silence) -> Automation:
-    """Notify when what says that all is well did not come for `within`; again after each further `within`."""
+    """Notify when what says that all is well did not come for `within`, and again while it does not come.
+
+    Prefect counts in windows, one after the other, and for a window behind one that had such an event it does not look at
+    all: that alone would tell one to three times `within` after the last one. So each event also begins a window of
+    its own. The others, twice as long so that they do not tell the same a little later, tell again, and where there never
+    was one.
+    """
     length = in_words(silence.within)
+
+    def window(within: timedelta, *, after: Iterable[str] = ()) -> EventTrigger:
+        return EventTrigger(
+            after=set(after),
+            expect=set(silence.events),
+            match={"prefect.resource.id": f"pgproof.cluster.{cluster}"},
+            posture=Posture.Proactive,
+            within=within,
+        )
+
     return _telling(
         block,
         f"pgproof: no {silence.what} of {cluster}",
         f"There was no {silence.what} of {cluster} for {length}.",
-        EventTrigger(
-            expect=set(silence.events),
-            match={"prefect.resource.id": f"pgproof.cluster.{cluster}"},
-            posture=Posture.Proactive,
-            within=silence.within,
+        CompoundTrigger(
+            require="any",
+            within=None,
+            triggers=[window(silence.within, after=silence.events), window(2 * silence.within)],
         ),
         subject=f"no {silence.what} of {cluster} for {length}",
         body=silence.advice,
@@ -249,6 +274,7 @@ def there_again(block: UUID, cluster: str, silence: Silence, alarm: UUID) -> Aut
             expect=set(silence.events),
             match={"prefect.resource.id": [f"prefect.automation.{alarm}", f"pgproof.cluster.{cluster}"]},
             posture=Posture.Reactive,
+            within=PATIENCE,
         ),
         subject=f"{silence.what} of {cluster}: recovered",
         body=f"There is a {silence.what} of {cluster} again.",

@@ -14,6 +14,8 @@ import importlib
 import json
 import os
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +36,8 @@ from pgproof.model.service import handed_over
 ROOT = Path(__file__).resolve().parent.parent
 # A length of time counts from here, so that a restart moves no run.
 _ANCHOR = datetime(2024, 1, 1, tzinfo=UTC)
+# Runs may clean up when the service is gone.
+_LAST_SECONDS = 30
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,9 +62,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for each in wanted:
         runner.add_deployment(_served(each))
     if ready := os.environ.get("PGPROOF_READY"):
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         Path(ready).touch()
     print(f"{len(wanted)} deployments are served", file=sys.stderr)
     asyncio.run(runner.start())
+
+
+def _end_with(service: int) -> None:
+    """A service that is killed has the kernel end us by SIGTERM. But its Prefect server ends as well, and a runner waits for
+    ever to tell that server of its end."""
+    while os.getppid() == service:
+        time.sleep(1)
+    time.sleep(_LAST_SECONDS)
+    os._exit(1)
 
 
 def deployments(*, wal: bool) -> list[Recommended]:

@@ -49,7 +49,7 @@ def watch_objectives(
         max_lateness_hours: Skip a scheduled run that starts later than this; 0 never skips for age.
 
     Returns:
-        How the cluster stands, or a state named Skipped or ObjectiveBroken (completed when somebody was told of it).
+        How the cluster stands, or a state named Skipped, ObjectiveBroken (completed: somebody was told) or NobodyTold (failed).
     """
     if reason := reason_to_skip(max_lateness_hours):
         return Completed(name="Skipped", message=f"nothing was looked at: {reason}")
@@ -70,7 +70,7 @@ def watch_objectives(
         # Not failed: the automation for failed runs would tell the same thing once more, every hour.
         return Completed(name="ObjectiveBroken", message=message)
     return Failed(
-        name="ObjectiveBroken",
+        name="NobodyTold",
         message=f"{message}\nHINT: name a notification_block, so that this is told once and not at every run",
     )
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 from pgproof.actions.opening import open_repository
@@ -29,13 +29,14 @@ from pgproof.actions.service_place import (
 )
 from pgproof.errors import EngineError, PreconditionError, TransientError
 from pgproof.model.config import BackupConfig, PostgresConfig
-from pgproof.model.service import HANDED_OVER, BackOff, ServiceOptions, hand_over
+from pgproof.model.service import HANDED_OVER, BackOff, ServiceOptions, WallClock, hand_over
 
 _log = logging.getLogger("pgproof.service")
 
 # A run that is asked to end removes its slot, its lease and its scratch server.
 _RUN_SECONDS, _REPORT_SECONDS, _SERVER_SECONDS = 15.0, 2.0, 5.0
 _READY_PAUSE = 0.1
+_CLOCK_PAUSE = 1.0
 # The server holds no data of ours, so it gets none of our settings.
 _NOT_THE_SERVERS = ("PREFECT_", "PG", "BACKUP_", "AWS_", "READ_REPLICA_")
 
@@ -152,7 +153,7 @@ class _Service:
             )
             news = ServiceNews(api_url, own, self._place.env_file if own else None, self._streams)
             telling = asyncio.ensure_future(self._tell(news, tell))
-            tasks.append(telling)
+            tasks += [telling, asyncio.ensure_future(self._watch_the_clock())]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in tasks:
                 if task.done() and not task.cancelled():
@@ -215,6 +216,21 @@ class _Service:
         await self._runner.ready.wait()
         tell(news)
         await asyncio.Event().wait()
+
+    async def _watch_the_clock(self) -> None:
+        """A Prefect server waits for times of day, and makes no run while later ones are there: of a clock that is set back by
+        a day, it would sleep for that day. Both are started again, and the runner has its runs made anew."""
+        clock = WallClock(time(), monotonic())
+        while True:
+            await asyncio.sleep(_CLOCK_PAUSE)
+            lost = clock.set_back(time(), monotonic())
+            if lost is None:
+                continue
+            _log.warning("the clock was set back by %.0f s: Prefect is started again", lost.total_seconds())
+            if self._runner.pid is not None:
+                await self._end_runs(self._runner.pid)
+            children = (self._runner, self._server)
+            send([each.pid for each in children if each and each.pid is not None], signal.SIGTERM)
 
     async def _end(self, tasks: list[asyncio.Future[None]]) -> None:
         """Runs first, then the runner, then the server: each can then still tell the next one what became of it."""

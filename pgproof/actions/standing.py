@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from pgproof.actions.opening import open_for_reading
@@ -31,8 +31,11 @@ def measure(postgres: PostgresConfig, config: BackupConfig) -> Standing:
     backups = list_backups(repository)
     good = [each for each in backups if _good(each)]
     proven = [each for each in backups if each.proven]
-    backup = max(good, key=_moment, default=None)
-    proof = max(proven, key=_proof_time, default=None)
+    layout = repository.layout
+    backup, backup_at = _newest(repository, good, _moment, lambda each: layout.manifest(each.backup_id))
+    proof, proof_at = _newest(
+        repository, proven, _proof_time, lambda each: layout.verified(each.backup_id, _proof_time(each))
+    )
     wal = _wal(repository, postgres, backups)
     # Only now: what can be restored may reach to the moment at which the server was asked.
     now = datetime.now(UTC)
@@ -43,9 +46,9 @@ def measure(postgres: PostgresConfig, config: BackupConfig) -> Standing:
         at=now,
         backups=len(backups),
         backup_id=backup.backup_id if backup else "",
-        backup_at=_moment(backup) if backup else None,
+        backup_at=backup_at,
         proven_id=proof.backup_id if proof else "",
-        proof_at=_proof_time(proof) if proof else None,
+        proof_at=proof_at,
         proof_seconds=_proof_seconds(repository, proof) if proof else None,
         drill_seconds=_drill_seconds(repository),
         oldest=window.oldest if window else None,
@@ -56,6 +59,27 @@ def measure(postgres: PostgresConfig, config: BackupConfig) -> Standing:
         flawed=tuple(_flaws(backups)),
         cleanup_since=_broken_off(repository, now),
     )
+
+
+def _newest(
+    repository: Repository,
+    some: Sequence[BackupInfo],
+    told_at: Callable[[BackupInfo], datetime],
+    key: Callable[[BackupInfo], str],
+) -> tuple[BackupInfo | None, datetime | None]:
+    """The newest one and its time, which is the store's where that is earlier.
+
+    By the word of a host alone whose clock runs ahead, its last backup would still be young when it is long dead.
+    """
+    newest, at = None, None
+    for each in sorted(some, key=told_at, reverse=True):
+        if at is not None and told_at(each) <= at:
+            break
+        stored = repository.bucket.head(key(each))
+        found = told_at(each) if stored is None else min(told_at(each), stored.modified)
+        if at is None or found > at:
+            newest, at = each, found
+    return newest, at
 
 
 def _good(info: BackupInfo) -> bool:

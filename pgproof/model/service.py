@@ -56,6 +56,21 @@ class BackOff:
         return pause
 
 
+@dataclass(slots=True)
+class WallClock:
+    """Notices that the clock was set back. `wall` and `steady` are seconds of the time of day and of a clock that only runs."""
+
+    wall: float
+    steady: float
+    least: timedelta = timedelta(minutes=1)
+
+    def set_back(self, wall: float, steady: float) -> timedelta | None:
+        """By how much since the last look, if it was more than a correction of seconds."""
+        lost = timedelta(seconds=(steady - self.steady) - (wall - self.wall))
+        self.wall, self.steady = wall, steady
+        return lost if lost >= self.least else None
+
+
 def hand_over(postgres: PostgresConfig, backup: BackupConfig) -> str:
     """Both configurations as one text, secrets included: for the environment of a child, and nowhere else."""
     return json.dumps({"postgres": asdict(postgres), "backup": asdict(backup)}, default=dict)

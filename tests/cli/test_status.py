@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -106,6 +107,25 @@ def test_the_last_proof_and_how_long_it_took(
     store_verification(opened, VerificationReport(newest, VerifyLevel.FULL, False, False, now, 1.0, 1))
     found = answer(capsys, "--fail-if", "degraded", status=Exit.NOT_PASSED)
     assert found["newest_good"] not in (newest, None)
+
+
+def test_a_host_whose_clock_ran_ahead_does_not_look_alive_when_it_is_dead(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = BackupConfig(backup_dir=str(repository), encryption=False)
+    opened = open_repository(config)
+    newest = list_backups(opened)[-1]
+    ahead = datetime.now(UTC) + timedelta(days=2)
+    store_verification(
+        opened, VerificationReport(newest.backup_id, VerifyLevel.START, True, True, ahead, 1.0, 1)
+    )
+    # Here the store's time of a manifest is earlier than the host's word; that of the proof is now.
+    for manifest in (repository / "clusters" / "main" / "backups").glob("*/manifest"):
+        stored = newest.finished_at.timestamp() - 2 * 86400
+        os.utime(manifest, (stored, stored))
+    found = answer(capsys, "--fail-if", "proof-age>0s", status=Exit.NOT_PASSED)
+    assert 0 < found["proof_age_seconds"] < 3600
+    assert found["newest_good_at"] == (newest.finished_at - timedelta(days=2)).isoformat()
 
 
 def test_one_alarm_and_one_recovery_are_told(

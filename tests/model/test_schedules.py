@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pgproof.errors import PreconditionError
 from pgproof.model.config import BackupConfig, BackupType, PostgresConfig, UserCheck
 from pgproof.model.schedules import FULL, INCREMENTAL, Schedule, schedule_of
-from pgproof.model.service import HANDED_OVER, BackOff, hand_over, handed_over
+from pgproof.model.service import HANDED_OVER, BackOff, WallClock, hand_over, handed_over
 
 HOUR = timedelta(hours=1)
 
@@ -93,6 +93,13 @@ def test_settings_are_handed_over_whole_and_an_unreadable_text_is_not_shown() ->
     with pytest.raises(PreconditionError) as error:
         handed_over({HANDED_OVER: '{"postgres": {"geheim": 1}, "backup": {}}'})
     assert "geheim" not in str(error.value)
+
+
+def test_a_clock_that_is_set_back_is_noticed_and_its_corrections_are_not() -> None:
+    clock = WallClock(wall=1000, steady=50)
+    looks = [(1001, 51), (900, 52), (901, 53), (90_000, 54), (90_000.5, 85), (3_600, 86), (3_601, 87)]
+    lost = [clock.set_back(wall, steady) for wall, steady in looks]
+    assert lost == [None, timedelta(seconds=102), None, None, None, timedelta(seconds=86_401.5), None]
 
 
 def test_a_pause_grows_until_something_lives_for_a_while() -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import threading
 from pathlib import Path
 
 import pytest
 
-from deployments.automations import _FAILURES
 from pgproof.actions.service_children import Child
 from pgproof.actions.service_place import ServicePlace, only_one
 from pgproof.actions.watch import state_directory
 from pgproof.errors import ConflictError
 from pgproof.model.config import BackupConfig
-from tests.prefect.stack import ROOT
 
 
 def test_however_often_a_second_service_is_started_it_is_told(tmp_path: Path) -> None:
@@ -56,17 +53,3 @@ def test_a_unit_remembers_alarms_where_it_may_write() -> None:
     assert state_directory(unit) == Path("/var/lib/pgproof")
     assert state_directory({**unit, "BACKUP_STATE_DIR": "/srv/state"}) == Path("/srv/state")
     assert state_directory({"HOME": "/home/x"}) == Path("/home/x/.local/state/pgproof")
-
-
-def test_every_failure_that_a_flow_names_is_one_to_recover_from() -> None:
-    """An automation awaits a recovery after the names of failures, so it has to know them."""
-    named = {
-        keyword.value.value
-        for path in (ROOT / "flows").glob("*.py")
-        for call in ast.walk(ast.parse(path.read_text()))
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Failed"
-        for keyword in call.keywords
-        if keyword.arg == "name" and isinstance(keyword.value, ast.Constant)
-    }
-    assert {"DrillFailed", "FleetFailed", "VerificationFailed"} <= named
-    assert named <= set(_FAILURES)

@@ -57,7 +57,7 @@ def test_what_is_broken_is_told_once_and_what_recovers_once(
             "pgproof main: recovered",
         ]
     state = watch_objectives(server="", repository="", return_state=True)
-    assert state.is_failed() and "name a notification_block" in state.message
+    assert state.is_failed() and state.name == "NobodyTold" and "name a notification_block" in state.message
 
 
 def test_a_block_that_cannot_tell_is_named_and_its_address_is_not(prefect_backend: None) -> None:

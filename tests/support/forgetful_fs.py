@@ -14,7 +14,8 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from types import TracebackType
@@ -36,20 +37,26 @@ CHANGES = frozenset(
 
 
 class ForgetfulDisk:
-    """Mounted at `path` while its block runs. `events` becomes readable when a rule cuts the power."""
+    """Mounted at `path` while its block runs. `events` becomes readable when a rule cuts the power.
+
+    `clock` dates its files; the process that serves it is given a copy.
+    """
 
     path: Path
     events: Connection
 
-    def __init__(self, *, one_journal: bool = False) -> None:
+    def __init__(self, *, one_journal: bool = False, clock: Callable[[], float] = time.time) -> None:
         self._one_journal = one_journal
+        self._clock = clock
 
     def __enter__(self) -> Self:
         self.path = machine.new_dir("forgetful")
         self._control, theirs = Pipe()
         self.events, their_events = Pipe()
         self._process = _forks.Process(
-            target=serve, args=(self.path, theirs, their_events, self._one_journal), daemon=True
+            target=serve,
+            args=(self.path, theirs, their_events, self._one_journal, self._clock),
+            daemon=True,
         )
         self._process.start()
         theirs.close()

@@ -53,11 +53,18 @@ class Rule:
 class Server:
     """Serves one mount point until `control` is closed, whatever happens to who holds its other end."""
 
-    def __init__(self, place: Path, control: Connection, events: Connection, one_journal: bool) -> None:
+    def __init__(
+        self,
+        place: Path,
+        control: Connection,
+        events: Connection,
+        one_journal: bool,
+        clock: Callable[[], float],
+    ) -> None:
         self._place = place
         self._control = control
         self._events = events
-        self._tree = Tree(one_journal)
+        self._tree = Tree(one_journal, clock)
         self._device = Device(place)
         self._handles: dict[int, list[tuple[bytes, Inode]]] = {}
         self._handle = 0
@@ -331,10 +338,12 @@ class Server:
         return b""
 
 
-def serve(place: Path, control: Connection, events: Connection, one_journal: bool) -> None:
+def serve(
+    place: Path, control: Connection, events: Connection, one_journal: bool, clock: Callable[[], float]
+) -> None:
     """What the child process does; it says on `events` when the mount is there."""
     signal.signal(signal.SIGTERM, _end)
-    server = Server(place, control, events, one_journal)
+    server = Server(place, control, events, one_journal, clock)
     events.send("mounted")
     server.serve()
 

@@ -18,7 +18,7 @@ import os
 import random
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 BLOCK = 4096
@@ -34,10 +34,10 @@ class Inode:
         "synced_attributes", "synced_entries", "target", "where",
     )  # fmt: skip
 
-    def __init__(self, number: int, attributes: Attributes) -> None:
+    def __init__(self, number: int, attributes: Attributes, now: float) -> None:
         self.number = number
         self.attributes = self.synced_attributes = attributes
-        self.modified = time.time()
+        self.modified = now
         self.links = 1
         self.where: tuple[Inode, bytes] | None = None
         self.data = bytearray()
@@ -74,10 +74,11 @@ class _Change:
 class Tree:
     """Calls raise OSError as a file system would; `after_cut` tells what is left without the unsynced."""
 
-    def __init__(self, one_journal: bool = False) -> None:
+    def __init__(self, one_journal: bool = False, clock: Callable[[], float] = time.time) -> None:
         self._one_journal = one_journal
+        self._clock = clock
         self._number = 1
-        self.root = Inode(1, (stat.S_IFDIR | 0o755, 0, 0))
+        self.root = Inode(1, (stat.S_IFDIR | 0o755, 0, 0), clock())
         self.inodes = {1: self.root}
         self._pending: list[_Change] = []
 
@@ -93,7 +94,7 @@ class Tree:
         """A new file, directory or symbolic link, by the type in its mode."""
         self._refuse_existing(folder, name)
         self._number += 1
-        inode = self.inodes[self._number] = Inode(self._number, attributes)
+        inode = self.inodes[self._number] = Inode(self._number, attributes, self._clock())
         inode.target = target
         self._enter(folder, name, inode)
         return inode
@@ -169,7 +170,7 @@ class Tree:
 
     def after_cut(self, chance: random.Random) -> Tree:
         """The tree that is found when the power comes back."""
-        left = Tree(self._one_journal)
+        left = Tree(self._one_journal, self._clock)
         entries = self._entries_left(chance)
         made = {self.root: left.root}
         left.root.attributes = chance.choice([self.root.synced_attributes, self.root.attributes])
@@ -233,7 +234,7 @@ class Tree:
 
     def _touched(self, inode: Inode) -> None:
         inode.dirty = True
-        inode.modified = time.time()
+        inode.modified = self._clock()
 
     def _refuse_existing(self, folder: Inode, name: bytes) -> None:
         if name in folder.entries:
@@ -245,7 +246,7 @@ class Tree:
 
     def _change(self, *entries: tuple[Inode, bytes, Inode | None]) -> None:
         for folder, name, inode in entries:
-            folder.modified = time.time()
+            folder.modified = self._clock()
             _apply(folder.entries, name, inode)
         self._pending.append(_Change(list(entries)))
 

@@ -72,7 +72,8 @@ class Cluster:
 
     `initdb_args` go to initdb (data checksums are on unless they say `--no-data-checksums`),
     `settings` to postgresql.conf, and `hba` lines stand before our own in pg_hba.conf.
-    With `outside_config` the configuration files lie in `config_dir`, as on Debian.
+    With `outside_config` the configuration files lie in `config_dir`, as on Debian. `environment` is what the server finds
+    in its own beside the usual.
     """
 
     def __init__(
@@ -83,8 +84,10 @@ class Cluster:
         settings: Mapping[str, Setting] | None = None,
         hba: Sequence[str] = (),
         outside_config: bool = False,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._prepare(major, data_dir=None)
+        self._environment = environment or {}
         new_data_dir(major, tuple(initdb_args), self.data_dir)
         if outside_config:
             self.config_dir = self.root / "etc"
@@ -131,6 +134,7 @@ class Cluster:
         self.log = self.root / "log"
         (self.port,) = machine.free_ports(1)
         self._options: dict[str, Setting] = {}
+        self._environment: Mapping[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def _place(self) -> dict[str, Setting]:
@@ -170,6 +174,8 @@ class Cluster:
         command = [str(self.bin / "postgres"), "-D", str(self.data_dir)]
         for name, value in self._options.items():
             command += ["-c", f"{name}={_plain(value)}"]
+        # Only what is started as the service user may see it: LD_PRELOAD would act in what changes the user as well.
+        command = ["env", *(f"{name}={value}" for name, value in self._environment.items()), *command]
         process = machine.spawn(
             machine.as_service_user(command, die_with_us="QUIT"), self.log, machine.environment()
         )
