@@ -28,10 +28,10 @@ from tests.support import machine
 
 OBJECTIVES = {
     "BACKUP_MAX_AGE_HOURS": "3",
-    "BACKUP_PROOF_MAX_AGE_DAYS": "1",
+    "BACKUP_PROOF_MAX_AGE_DAYS": "6",
     "BACKUP_RPO_MINUTES": "30",
 }
-_BACKUP, _LOOK, _PROOF = "backup/hourly-incremental", "watch-objectives/hourly", "verify/daily"
+_BACKUP, _LOOK, _PROOF = "backup/hourly-incremental", "watch-objectives/hourly", "verify/weekly"
 _CLEANUP = "cleanup/weekly"
 _HOUR = timedelta(hours=1)
 # Where nothing is due, Prefect shall at least look for silence, as it does every five seconds.
@@ -194,20 +194,16 @@ class Week:
         self.after[at + _HOUR] = lambda: self._tell("backup .*: recovered")
 
     def _no_proof(self) -> None:
-        """The objective is a day; when it is told, somebody proves a backup by hand."""
-        skipped = self.end - timedelta(days=1, hours=1, minutes=30)
-        last = max(skipped - timedelta(days=1), self.start)
-        alarm = last.replace(minute=45) + timedelta(days=1)
+        """The objective is six days, a backup was proven before the first, and the next proof is due on the seventh. When it
+        is told, somebody proves one by hand."""
+        alarm = self.start + timedelta(days=6, minutes=45)
         if alarm + _HOUR >= self.end:
             return
         self.campaign.count("troubles")
-        self.before[max(skipped, self.start + timedelta(minutes=5))] = lambda: self._pause(_PROOF)
-        self.after[alarm] = lambda: self._tell(r"pgproof main: 1 broken \(proof-age\)", self._prove)
+        self.after[alarm] = lambda: self._tell(
+            r"pgproof main: 1 broken \(proof-age\)", lambda: self.world.run_now(_PROOF)
+        )
         self.after[alarm + _HOUR] = lambda: self._tell("pgproof main: recovered")
-
-    def _prove(self) -> None:
-        self.world.run_now(_PROOF)
-        self._resume(_PROOF)
 
     def _pause(self, deployment: str) -> None:
         self.world.ask(f"/deployments/{self.world.deployment(deployment)}/pause_deployment")
