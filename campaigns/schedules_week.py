@@ -190,7 +190,7 @@ class Week:
         at = begin + timedelta(minutes=5)
         self.broken.add(at)
         self.during[at] = self.world.cluster.stop
-        self.after[at] = lambda: self._tell("backup .*: Failed", self.world.cluster.start)
+        self.after[at] = lambda: self._tell("backup .*: Failed", self.world.start_the_server_again)
         self.after[at + _HOUR] = lambda: self._tell("backup .*: recovered")
 
     def _no_proof(self) -> None:

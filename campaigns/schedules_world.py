@@ -26,6 +26,7 @@ import httpx
 from pgproof.backup import BackupManager
 from pgproof.model.config import BackupConfig
 from pgproof.model.report import BackupInfo
+from pgproof.model.wal_stream import APPLICATION_NAME
 from tests.prefect.stack import ROOT
 from tests.support import machine
 from tests.support.forgetful_fs import ForgetfulDisk
@@ -124,6 +125,16 @@ class World:
 
     def start_streamer(self) -> None:
         self.streamer = self._spawn("streamer", [str(_PGPROOF), "wal", "stream", "--create-slot"])
+        self._wait_for_the_streamer()
+
+    def start_the_server_again(self) -> None:
+        self.cluster.start()
+        self._wait_for_the_streamer()
+
+    def _wait_for_the_streamer(self) -> None:
+        """The clock goes half an hour ahead within seconds: WAL that nobody has stored by then is behind the objective."""
+        asked = f"SELECT count(*) FROM pg_stat_replication WHERE application_name = '{APPLICATION_NAME}'"
+        machine.wait_until(lambda: self.cluster.psql(asked) != "0", "the streamer to be connected")
 
     def stop_streamer(self) -> None:
         self.streamer.send_signal(signal.SIGTERM)

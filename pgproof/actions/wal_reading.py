@@ -148,8 +148,8 @@ class WalReading:
         """The files of these segments, as far as they exist, and no others.
 
         Behind them, and for each that does not exist, lies a file at whose first page the WAL ends: for one that
-        is missing pg_waldump waits five seconds. It bears another one's first page, because pg_waldump asks any
-        file for the size of all.
+        is missing pg_waldump waits five seconds. It bears a real one's first page, because pg_waldump asks any
+        file for the size of all, but without its address: by its own one WAL would go on in it.
         """
         wanted = range(numbers.start, numbers.stop + 1)
         for number in [each for each, real in self._present.items() if each not in numbers or not real]:
@@ -160,7 +160,7 @@ class WalReading:
                 continue
             self._job.checkpoint()
             data = self._read(number) if number in numbers else None
-            self._page = self._page or (data or b"")[:_PAGE]
+            self._page = self._page or _without_address((data or b"")[:_PAGE])
             end = self._page.ljust(self.segment_size, b"\0")
             self._directory.write_file(self._path(number), end if data is None else data)
             self._present[number] = data is not None
@@ -178,3 +178,8 @@ class WalReading:
     def _path(self, number: int) -> bytes:
         segment = WalSegment(self._history.timeline, number, self.segment_size)
         return b"pg_wal/" + segment.name.encode()
+
+
+def _without_address(page: bytes) -> bytes:
+    """A first page (XLogPageHeaderData) that belongs nowhere: its xlp_pageaddr is 0."""
+    return page[:8] + bytes(8) + page[16:] if page else b""
