@@ -43,7 +43,7 @@ def run(campaign: Campaign) -> None:
     campaign.require("the check fired", _ROUNDS // 4)
 
 
-def live_until(campaign: Campaign, end: datetime, hours: float) -> None:
+def live_until(campaign: Campaign, end: datetime, hours: int) -> None:
     """So many hours of the service, from its installation on, and what is left of them."""
     start = end - timedelta(hours=hours)
     with World(MovedClock.at(start - timedelta(minutes=10)), RETENTION | OBJECTIVES, ["--no-wal"]) as world:
@@ -53,11 +53,9 @@ def live_until(campaign: Campaign, end: datetime, hours: float) -> None:
         world.must("create", "--type", "full")
         week = Week(campaign, world, start, end)
         week.plan_trouble()
-        if campaign.counts["troubles"]:
-            world.must("verify", "latest", "--level", "start")
+        world.must("verify", "latest", "--level", "start")
         world.start_service()
-        if campaign.counts["troubles"]:
-            world.script("deployments/automations.py")
+        world.script("deployments/automations.py")
         week.live()
         week.clean_up_at_the_end()
         _verify(campaign, world, world.backups()[-5:])

@@ -78,6 +78,7 @@ install_system_packages() {
     command -v bwrap >/dev/null || packages="$packages bubblewrap"
     command -v fusermount3 >/dev/null || packages="$packages fuse3"
     command -v systemd-analyze >/dev/null || packages="$packages systemd"
+    command -v cc >/dev/null || packages="$packages gcc libc6-dev"
     if [ "${SETUP_BROWSER:-}" = 1 ] && ! command -v chromium >/dev/null; then
         packages="$packages chromium"
     fi
@@ -100,6 +101,7 @@ report_missing_packages() {
     fi
     command -v fusermount3 >/dev/null || say "not installed: fuse3; the power-cut tests will fail"
     command -v systemd-analyze >/dev/null || say "not installed: systemd; the tests of the units will fail"
+    command -v cc >/dev/null || say "not installed: a C compiler; the tests of a clock that is moved will fail"
     command -v bwrap >/dev/null ||
         say "not installed: bubblewrap; scratch servers run without namespaces of their own"
     if [ "${SETUP_BROWSER:-}" = 1 ] && ! command -v chromium >/dev/null; then

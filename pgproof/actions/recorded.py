@@ -19,7 +19,6 @@ from pgproof.failpoints import failpoint
 from pgproof.model.action_record import ActionRecord, Outcome
 from pgproof.model.config import BackupConfig
 from pgproof.repository import action_log
-from pgproof.repository.repository import Repository
 from pgproof.whoami import PROGRAM, whoami
 
 _log = logging.getLogger(__name__)
@@ -83,17 +82,20 @@ def recorded(
 
 def _keep(config: BackupConfig, record: ActionRecord, apart: bool) -> str:
     """Why it was not kept; empty if it was, or if there is no repository to keep it in."""
-    try:
-        repository = last_opened.get()
-        if repository is None:
-            if not apart or not (config.repository_url or config.backup_dir or config.s3_bucket):
-                return ""
-            repository = open_repository(config)
+    opened = last_opened.get()
+    if opened is None and not (apart and (config.repository_url or config.backup_dir or config.s3_bucket)):
+        return ""
+
+    def store() -> None:
+        repository = opened or open_repository(config)
         failpoint("action.recording")
+        action_log.store_action(repository, record)
+
+    try:
         if record.outcome is Outcome.DONE:
-            action_log.store_action(repository, record)
+            store()
         else:
-            _store_soon(repository, record)
+            _within_seconds(store)
     except EngineError as error:
         # What failed tells more by its own error.
         level = logging.WARNING if record.outcome is Outcome.DONE else logging.INFO
@@ -102,20 +104,20 @@ def _keep(config: BackupConfig, record: ActionRecord, apart: bool) -> str:
     return ""
 
 
-def _store_soon(repository: Repository, record: ActionRecord) -> None:
-    """Store it in a thread that nobody waits for longer than some seconds, not even the end of the process."""
+def _within_seconds(store: Callable[[], None]) -> None:
+    """Do it in a thread that nobody waits for longer than some seconds, not even the end of the process."""
     stored: Future[None] = Future()
 
-    def store() -> None:
+    def try_it() -> None:
         try:
-            action_log.store_action(repository, record)
+            store()
         except EngineError as error:
             stored.set_exception(error)
         else:
             stored.set_result(None)
 
     inside = contextvars.copy_context()
-    threading.Thread(target=inside.run, args=(store,), name="pgproof-action", daemon=True).start()
+    threading.Thread(target=inside.run, args=(try_it,), name="pgproof-action", daemon=True).start()
     try:
         stored.result(_SECONDS_AFTER_A_FAILURE)
     except TimeoutError as error:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pgproof.errors import ConflictError, PreconditionError
 from pgproof.model.config import BackupConfig
+from pgproof.postgres.wal_spool import write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +40,18 @@ class ServicePlace:
     def password(self) -> str:
         """The password of the Prefect server, made once. User and password, as Prefect takes them."""
         path = self.root / "password"
-        path.touch(mode=0o600)
-        # An empty one was broken off, and would leave the server open to all.
-        if not path.read_text(encoding="ascii").strip():
-            path.write_text(f"pgproof:{secrets.token_urlsafe(24)}\n", encoding="ascii")
-        return path.read_text(encoding="ascii").strip()
+        made = path.read_text(encoding="ascii").strip() if path.exists() else ""
+        # By an empty one, whoever has emptied it, the server would be open to all.
+        if not made:
+            made = f"pgproof:{secrets.token_urlsafe(24)}"
+            write_atomically(path, [f"{made}\n".encode()])
+        return made
 
     def write_env_file(self, variables: Mapping[str, str]) -> None:
-        self.env_file.touch(mode=0o600)
-        lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
-        self.env_file.write_text("".join(lines), encoding="utf-8")
+        write_atomically(
+            self.env_file,
+            (f"export {name}={shlex.quote(value)}\n".encode() for name, value in variables.items()),
+        )
 
 
 def service_place(given: str | None, cluster: str, environ: Mapping[str, str]) -> ServicePlace:

@@ -32,11 +32,13 @@ def test_however_often_a_second_service_is_started_it_is_told(tmp_path: Path) ->
     assert len(refused) == 20
 
 
-def test_a_password_that_was_broken_off_is_made_anew(tmp_path: Path) -> None:
+def test_an_empty_password_is_made_anew_and_any_other_is_kept(tmp_path: Path) -> None:
     (tmp_path / "password").touch(mode=0o600)
     place = ServicePlace(tmp_path)
     assert place.password().startswith("pgproof:") and len(place.password()) > 30
     assert place.password() == ServicePlace(tmp_path).password()
+    assert [path.name for path in tmp_path.iterdir()] == ["password"]
+    assert (tmp_path / "password").stat().st_mode & 0o777 == 0o600
 
 
 def test_of_a_long_log_the_last_words_are_told_and_a_removed_one_is_nothing(tmp_path: Path) -> None:
