@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pgproof.backup import BackupManager
+from pgproof.model.replication_config import ReplicationConfig
 from pgproof.model.service import ServiceOptions
 
 if TYPE_CHECKING:
@@ -18,12 +19,19 @@ class BackupScheduler:
     """Takes backups of one cluster by its schedules, proves and cleans them up, and streams its WAL.
 
     The intervals are those of the manager's configuration (`full_backup_interval`, `differential_interval`,
-    `incremental_interval`), the rest is in prefect.yaml. It needs a checkout, because the flows are there.
+    `incremental_interval`), the rest is in prefect.yaml. `replication` names the replicas that are watched, by default those
+    of the environment. It needs a checkout, because the flows are there.
     """
 
-    def __init__(self, backup_manager: BackupManager, options: ServiceOptions | None = None) -> None:
+    def __init__(
+        self,
+        backup_manager: BackupManager,
+        options: ServiceOptions | None = None,
+        replication: ReplicationConfig | None = None,
+    ) -> None:
         self.backup_manager = backup_manager
         self.options = options or ServiceOptions()
+        self.replication = replication or ReplicationConfig.from_env()
 
     async def run(self, started: Callable[[ServiceNews], None] | None = None) -> None:
         """Run the service until this call is cancelled; then nothing of it is left running.
@@ -40,6 +48,7 @@ class BackupScheduler:
         await run_service(
             manager.postgres,
             manager.config,
+            self.replication,
             self.options,
             lambda: manager.stream_wal(StreamOptions(create_slot=True)),
             started or (lambda _news: None),

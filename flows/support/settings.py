@@ -6,11 +6,12 @@ import os
 
 from prefect import runtime
 
-from blocks import BackupRepository, PostgresServer
+from blocks import BackupRepository, PostgresServer, ReadReplicas
 from flows.support.logs import prepare_logs
 from pgproof.backup import BackupManager
 from pgproof.errors import PreconditionError
 from pgproof.model.config import BackupConfig, PostgresConfig
+from pgproof.model.replication_config import ReplicationConfig
 from pgproof.model.service import handed_over
 from pgproof.whoami import PROGRAM
 
@@ -52,6 +53,25 @@ def backup_config(repository: str) -> BackupConfig:
         raise _missing("Backup Repository", repository) from error
     assert isinstance(block, BackupRepository)  # load() is typed as maybe awaitable
     return block.config()
+
+
+def replication_config(replicas: str) -> ReplicationConfig:
+    """The replicas of the block of this name, or of the environment. Their passwords are masked in the run's logs from here on.
+
+    Raises PreconditionError for a block that is not there.
+    """
+    if not replicas:
+        given = handed_over(os.environ)
+        found = ReplicationConfig.from_env() if given is None else given[2]
+    else:
+        try:
+            block = ReadReplicas.load(replicas)
+        except ValueError as error:
+            raise _missing("Read Replicas", replicas) from error
+        assert isinstance(block, ReadReplicas)  # load() is typed as maybe awaitable
+        found = block.config()
+    prepare_logs({each.password for each in found.replicas if each.password})
+    return found
 
 
 def secrets_of(postgres: PostgresConfig, config: BackupConfig) -> set[str]:

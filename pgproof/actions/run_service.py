@@ -29,6 +29,7 @@ from pgproof.actions.service_place import (
 )
 from pgproof.errors import EngineError, PreconditionError, TransientError
 from pgproof.model.config import BackupConfig, PostgresConfig
+from pgproof.model.replication_config import ReplicationConfig
 from pgproof.model.service import HANDED_OVER, BackOff, ServiceOptions, WallClock, hand_over
 
 _log = logging.getLogger("pgproof.service")
@@ -38,7 +39,7 @@ _RUN_SECONDS, _REPORT_SECONDS, _SERVER_SECONDS = 15.0, 2.0, 5.0
 _READY_PAUSE = 0.1
 _CLOCK_PAUSE = 1.0
 # The server holds no data of ours, so it gets none of our settings.
-_NOT_THE_SERVERS = ("PREFECT_", "PG", "BACKUP_", "AWS_", "READ_REPLICA_")
+_NOT_THE_SERVERS = ("PREFECT_", "PG", "BACKUP_", "AWS_", "READ_REPLICA_", "REPLICA_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ def checkout() -> Path:
 async def run_service(
     postgres: PostgresConfig,
     config: BackupConfig,
+    replication: ReplicationConfig,
     options: ServiceOptions,
     stream: Callable[[], Awaitable[object]],
     tell: Callable[[ServiceNews], None],
@@ -92,7 +94,8 @@ async def run_service(
     with only_one(config):
         await _look_at_repository(config)
         place = service_place(options.state_dir, config.cluster, os.environ)
-        service = _Service(postgres, config, options, root, place, streams)
+        settings = hand_over(postgres, config, replication)
+        service = _Service(settings, config, options, root, place, streams)
         await service.run(stream, tell)
 
 
@@ -107,7 +110,7 @@ async def _look_at_repository(config: BackupConfig) -> None:
 class _Service:
     def __init__(
         self,
-        postgres: PostgresConfig,
+        settings: str,
         config: BackupConfig,
         options: ServiceOptions,
         root: Path,
@@ -129,7 +132,7 @@ class _Service:
             {},
             root,
         )
-        self._settings = {HANDED_OVER: hand_over(postgres, config), "PGPROOF_READY": str(self._ready_file)}
+        self._settings = {HANDED_OVER: settings, "PGPROOF_READY": str(self._ready_file)}
         self._server: Child | None = None
 
     async def run(self, stream: Callable[[], Awaitable[object]], tell: Callable[[ServiceNews], None]) -> None:

@@ -11,6 +11,7 @@ from pgproof.cli.settings import load_settings
 if TYPE_CHECKING:
     from pgproof.backup import BackupManager
     from pgproof.model.config import BackupConfig, PostgresConfig
+    from pgproof.model.replication_config import ReplicationConfig
     from pgproof.recovery import RecoveryManager
 
 
@@ -30,6 +31,11 @@ def backup_config(args: argparse.Namespace) -> BackupConfig:
 def open_postgres(args: argparse.Namespace) -> PostgresConfig:
     """The server of the command line's settings."""
     return load_settings(args, os.environ).postgres
+
+
+def replication_config(args: argparse.Namespace) -> ReplicationConfig:
+    """The replicas of the command line's settings."""
+    return load_settings(args, os.environ).replication
 
 
 def open_recovery(args: argparse.Namespace) -> RecoveryManager:

@@ -10,13 +10,14 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pgproof.cli.engine import open_backups
+from pgproof.cli.engine import open_backups, replication_config
 from pgproof.cli.exits import Exit
 from pgproof.cli.options import Subparsers, add_command, whole_number
 from pgproof.cli.screen import Screen
 from pgproof.cli.text import Column, Table
 from pgproof.cli.waiting import wait_for
 from pgproof.errors import PreconditionError
+from pgproof.model.replication_config import ReplicationConfig
 from pgproof.model.service import DEFAULT_UI_PORT, HANDED_OVER, ServiceOptions, hand_over
 
 if TYPE_CHECKING:
@@ -62,13 +63,15 @@ def schedule(args: argparse.Namespace, screen: Screen) -> int:
     manager = open_backups(args)
     options = ServiceOptions(args.state_dir, args.ui_port, args.at_once, stream=not args.no_wal)
     if args.plan:
-        return _show_plan(manager, options, screen)
+        return _show_plan(manager, replication_config(args), options, screen)
     from pgproof.scheduler import BackupScheduler
 
     # Whoever looks after a service wants to see what it started, and what ended.
     logger = logging.getLogger("pgproof")
     logger.setLevel(min(logger.level, logging.INFO))
-    wait_for(BackupScheduler(manager, options).run(lambda news: _tell(screen, news)))
+    wait_for(
+        BackupScheduler(manager, options, replication_config(args)).run(lambda news: _tell(screen, news))
+    )
     return Exit.OK
 
 
@@ -83,14 +86,16 @@ def _tell(screen: Screen, news: ServiceNews) -> None:
     screen.say("  WAL is streamed." if news.streams else "  WAL is not streamed.")
 
 
-def _show_plan(manager: BackupManager, options: ServiceOptions, screen: Screen) -> int:
+def _show_plan(
+    manager: BackupManager, replication: ReplicationConfig, options: ServiceOptions, screen: Screen
+) -> int:
     from pgproof.actions.run_service import checkout
 
     wal = ["--wal"] if options.stream and not manager.config.logical_only else []
     done = subprocess.run(
         [sys.executable, "-m", "deployments.serve", "--plan", *wal],
         cwd=checkout(),
-        env={**os.environ, HANDED_OVER: hand_over(manager.postgres, manager.config)},
+        env={**os.environ, HANDED_OVER: hand_over(manager.postgres, manager.config, replication)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

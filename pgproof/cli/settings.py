@@ -17,6 +17,8 @@ from typing import Any
 
 from pgproof.errors import PreconditionError
 from pgproof.model.config import BackupConfig, BackupMethod, BackupType, ChangeDetection, PostgresConfig
+from pgproof.model.replication_config import VARIABLES as REPLICA_VARIABLES
+from pgproof.model.replication_config import ReplicationConfig
 from pgproof.model.retention_policy import RULES, SETTINGS
 
 # The variables BackupConfig.from_env reads; needed apart from it to see what the environment leaves open.
@@ -60,6 +62,7 @@ _RULES = frozenset(RULES)
 _SECRETS = {
     "postgres": {"password", "sslpassword"},
     "backup": {"passphrase", "s3_secret_access_key", "notify_url"},
+    "replicas": {"password", "replicas"},
 }
 
 
@@ -67,6 +70,7 @@ _SECRETS = {
 class Settings:
     postgres: PostgresConfig
     backup: BackupConfig
+    replication: ReplicationConfig
 
 
 def load_settings(args: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
@@ -79,11 +83,12 @@ def load_settings(args: argparse.Namespace, environ: Mapping[str, str]) -> Setti
     return Settings(
         postgres=_postgres(args, environ, tables.get("postgres", {})),
         backup=_backup(args, environ, tables.get("backup", {})),
+        replication=_replication(environ, tables.get("replicas", {})),
     )
 
 
 def read_config_file(path: Path) -> dict[str, dict[str, Any]]:
-    """Read the tables `[postgres]` and `[backup]` of a TOML file."""
+    """Read the tables `[postgres]`, `[backup]` and `[replicas]` of a TOML file."""
     import tomllib
 
     try:
@@ -108,7 +113,7 @@ def read_config_file(path: Path) -> dict[str, dict[str, Any]]:
     if unknown or not all(isinstance(table, dict) for table in tables.values()):
         raise PreconditionError(
             "the configuration file has something outside its tables",
-            hint="put settings under [postgres] or [backup]",
+            hint="put settings under [postgres], [backup] or [replicas]",
             file=path,
             found=", ".join(unknown or tables),
         )
@@ -190,6 +195,13 @@ def _backup(args: argparse.Namespace, environ: Mapping[str, str], table: Mapping
         },
     }
     return BackupConfig.from_mapping(layered(table, from_environment, given))
+
+
+def _replication(environ: Mapping[str, str], table: Mapping[str, Any]) -> ReplicationConfig:
+    given = {key: environ[name] for name, key in REPLICA_VARIABLES.items() if environ.get(name, "").strip()}
+    # Hosts of the environment are all of the replicas, like a place of the repository.
+    below = {key: value for key, value in table.items() if key != "replicas"} if "hosts" in given else table
+    return ReplicationConfig.from_mapping({**below, **given})
 
 
 def _check_types(tables: Mapping[str, Mapping[str, Any]], path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pgproof.errors import PreconditionError
 from pgproof.model.config import BackupConfig, PostgresConfig
+from pgproof.model.replication_config import ReplicationConfig
 
 # The environment variable in which runs find the settings of the service that starts them.
 HANDED_OVER = "PGPROOF_SETTINGS"
@@ -71,19 +72,24 @@ class WallClock:
         return lost if lost >= self.least else None
 
 
-def hand_over(postgres: PostgresConfig, backup: BackupConfig) -> str:
-    """Both configurations as one text, secrets included: for the environment of a child, and nowhere else."""
-    return json.dumps({"postgres": asdict(postgres), "backup": asdict(backup)}, default=dict)
+def hand_over(postgres: PostgresConfig, backup: BackupConfig, replication: ReplicationConfig) -> str:
+    """All configurations as one text, secrets included: for the environment of a child, and nowhere else."""
+    found = {"postgres": asdict(postgres), "backup": asdict(backup), "replicas": asdict(replication)}
+    return json.dumps(found, default=dict)
 
 
-def handed_over(environ: Mapping[str, str]) -> tuple[PostgresConfig, BackupConfig] | None:
+def handed_over(environ: Mapping[str, str]) -> tuple[PostgresConfig, BackupConfig, ReplicationConfig] | None:
     """What the service that started this process has handed over; None if there is none."""
     text = environ.get(HANDED_OVER)
     if not text:
         return None
     try:
         found: dict[str, dict[str, Any]] = json.loads(text)
-        return PostgresConfig(**found["postgres"]), BackupConfig.from_mapping(found["backup"])
+        return (
+            PostgresConfig(**found["postgres"]),
+            BackupConfig.from_mapping(found["backup"]),
+            ReplicationConfig.from_mapping(found["replicas"]),
+        )
     except (ValueError, KeyError, TypeError):
         # No cause and no text: it holds secrets.
         raise PreconditionError(

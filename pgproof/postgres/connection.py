@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, LiteralString
 
 import psycopg
@@ -29,10 +30,21 @@ def connect(
     config: PostgresConfig, *, dbname: str | None = None, name: str = APPLICATION_NAME
 ) -> psycopg.Connection[tuple[Any, ...]]:
     """An ordinary connection in autocommit mode. Raises EngineError with the reason in our words."""
-    overrides = {"dbname": dbname} if dbname else {}
-    if not dbname and not config.database and "service" not in config.options:
-        overrides["dbname"] = "postgres"
-    return _open(config, {**overrides, "application_name": name})
+    return _open(config, _ordinary(config, dbname, name))
+
+
+async def connect_async(
+    config: PostgresConfig, *, name: str = APPLICATION_NAME, **parameters: str
+) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+    """An ordinary connection in autocommit mode for a caller in an event loop; `parameters` are libpq's and win.
+
+    Raises EngineError with the reason in our words.
+    """
+    overrides = {**_ordinary(config, None, name), **parameters}
+    try:
+        return await psycopg.AsyncConnection.connect(conninfo(config, overrides), autocommit=True)
+    except (psycopg.OperationalError, psycopg.ProgrammingError, UnicodeError) as error:
+        raise refused(error, config) from error
 
 
 def connect_replication(
@@ -44,23 +56,37 @@ def connect_replication(
     return _open(config, {"replication": "true", "dbname": "replication", "application_name": name})
 
 
+def conninfo(config: PostgresConfig, overrides: Mapping[str, str]) -> str:
+    """libpq's connection string, with time limits of ours where `config` has none. Holds the password."""
+    return make_conninfo("", **{**_DEFAULTS, **config.parameters(), **overrides})
+
+
+def _ordinary(config: PostgresConfig, dbname: str | None, name: str) -> dict[str, str]:
+    overrides = {"dbname": dbname} if dbname else {}
+    if not dbname and not config.database and "service" not in config.options:
+        overrides["dbname"] = "postgres"
+    return {**overrides, "application_name": name}
+
+
 def _open(config: PostgresConfig, overrides: dict[str, str]) -> psycopg.Connection[tuple[Any, ...]]:
     try:
-        conninfo = make_conninfo("", **{**_DEFAULTS, **config.parameters(), **overrides})
-        return psycopg.connect(conninfo, autocommit=True)
-    except psycopg.OperationalError as error:
+        return psycopg.connect(conninfo(config, overrides), autocommit=True)
+    except (psycopg.OperationalError, psycopg.ProgrammingError, UnicodeError) as error:
+        raise refused(error, config, replication="replication" in overrides) from error
+
+
+def refused(error: Exception, config: PostgresConfig, *, replication: bool = False) -> EngineError:
+    """Why no connection came about, in our words and without secrets."""
+    if isinstance(error, psycopg.OperationalError):
         login = error.pgconn.user.decode("utf-8", "replace") if error.pgconn else ""
-        raise connection_error(
-            str(error), config, replication="replication" in overrides, login=login
-        ) from error
-    except (psycopg.ProgrammingError, UnicodeError) as error:
-        # UnicodeError: Python encodes a host name before it is looked up, and refuses `a..b` there.
-        raise PreconditionError(
-            "the connection settings are not understood",
-            hint="correct the host name (PGHOST), or the setting that the reason names",
-            server=str(config),
-            reason=without_secrets(str(error).strip(), config),
-        ) from error
+        return connection_error(str(error), config, replication=replication, login=login)
+    # UnicodeError: Python encodes a host name before it is looked up, and refuses `a..b` there.
+    return PreconditionError(
+        "the connection settings are not understood",
+        hint="correct the host name (PGHOST), or the setting that the reason names",
+        server=str(config),
+        reason=without_secrets(str(error).strip(), config),
+    )
 
 
 # SQLSTATE classes and codes by who must act (PostgreSQL documentation, appendix A).

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pgproof.errors import PreconditionError
 from pgproof.model.config import BackupConfig, BackupType, PostgresConfig, UserCheck
+from pgproof.model.replication_config import ReplicaInfo, ReplicationConfig, ReplicaType
 from pgproof.model.schedules import FULL, INCREMENTAL, Schedule, schedule_of
 from pgproof.model.service import HANDED_OVER, BackOff, WallClock, hand_over, handed_over
 
@@ -88,7 +89,13 @@ def test_settings_are_handed_over_whole_and_an_unreadable_text_is_not_shown() ->
         checks=(UserCheck("n", "d", "SELECT true"),),
         s3_options={"x": "y"},
     )
-    assert handed_over({HANDED_OVER: hand_over(postgres, config)}) == (postgres, config)
+    replication = ReplicationConfig(
+        (ReplicaInfo("a", "h", replica_type=ReplicaType.STANDBY, options={"x": "y"}),),
+        fence_command="stop it",
+        patroni_urls=("http://h:8008",),
+    )
+    text = hand_over(postgres, config, replication)
+    assert handed_over({HANDED_OVER: text}) == (postgres, config, replication)
     assert handed_over({}) is None
     with pytest.raises(PreconditionError) as error:
         handed_over({HANDED_OVER: '{"postgres": {"geheim": 1}, "backup": {}}'})
