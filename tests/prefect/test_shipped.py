@@ -107,7 +107,7 @@ def test_each_line_of_the_crontab_works_and_is_silent_unless_it_fails(pg18: Clus
     jobs = [
         line for line in text.splitlines() if line and not line.startswith("#") and "=" not in line.split()[0]
     ]
-    assert len(commands) == len(jobs) == 6
+    assert len(commands) == len(jobs) == 7
     environment = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(work_dir),
