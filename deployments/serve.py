@@ -44,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--at-once", type=int, default=2, metavar="N", help="run so many at a time (2)")
+    parser.add_argument(
+        "--at-once", type=int, default=2, metavar="N", help="run so many at a time beside the watches (2)"
+    )
     parser.add_argument("--wal", action="store_true", help="WAL is streamed: watch it")
     parser.add_argument("--plan", action="store_true", help="print the deployments as JSON and stop")
     options = parser.parse_args(arguments)
@@ -55,17 +57,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.plan:
         print(json.dumps([_described(each) for each in wanted]))
         return
-    # Schedules stay as they are when we stop: a run that nobody starts is shown as late, and skips itself in the end.
-    runner = Runner(name="pgproof", limit=options.at_once, pause_on_shutdown=False)
     # Entrypoints are relative to here.
     os.chdir(ROOT)
-    for each in wanted:
-        runner.add_deployment(_served(each))
+    watches = [each for each in wanted if "watch" in each.tags]
+    runners = [
+        _runner("pgproof", options.at_once, [each for each in wanted if each not in watches]),
+        # Apart, so that hours of backups, verifications and drills hold no watch up. Each runs once at a time.
+        _runner("pgproof-watches", len(watches), watches),
+    ]
     if ready := os.environ.get("PGPROOF_READY"):
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         Path(ready).touch()
     print(f"{len(wanted)} deployments are served", file=sys.stderr)
-    asyncio.run(runner.start())
+    asyncio.run(_run(runners))
+
+
+async def _run(runners: Sequence[Runner]) -> None:
+    """Until a signal ends them all, or one fails."""
+    await asyncio.gather(*(each.start() for each in runners))
+
+
+def _runner(name: str, limit: int, served: Sequence[Recommended]) -> Runner:
+    # Schedules stay as they are when we stop: a run that nobody starts is shown as late, and skips itself in the end.
+    runner = Runner(name=name, limit=limit, pause_on_shutdown=False)
+    for each in served:
+        runner.add_deployment(_served(each))
+    return runner
 
 
 def _end_with(service: int) -> None:

@@ -44,7 +44,11 @@ def add_commands(commands: Subparsers) -> None:
         )
     group.add_argument("--no-wal", action="store_true", help="do not stream WAL")
     group.add_argument(
-        "--at-once", metavar="N", type=whole_number, default=2, help="run so many at a time (2)"
+        "--at-once",
+        metavar="N",
+        type=whole_number,
+        default=2,
+        help="run so many at a time, beside the watches (2)",
     )
     group.add_argument(
         "--state-dir", metavar="DIR", help="for the Prefect server ($STATE_DIRECTORY, ~/.local/state/pgproof)"

@@ -21,8 +21,8 @@ DEFAULT_UI_PORT = 4200
 class ServiceOptions:
     """How to run the service. `state_dir` keeps the Prefect server's home and password; without it one is chosen.
 
-    `ui_port` is the port of a Prefect server of our own, on loopback. `at_once` is how many runs may be at work. `stream` says
-    whether WAL is streamed; where backups are logical there is none.
+    `ui_port` is the port of a Prefect server of our own, on loopback. `at_once` is how many runs may be at work beside the
+    watches, which are never held up. `stream` says whether WAL is streamed; where backups are logical there is none.
     """
 
     state_dir: str | None = None
