@@ -19,11 +19,14 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 # Read when Prefect sets up logging in the runs, which inherit this environment.
 os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "pgproof")
 
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
 from prefect.runner import Runner
@@ -48,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--at-once", type=int, default=2, metavar="N", help="run so many at a time beside the watches (2)"
     )
     parser.add_argument("--wal", action="store_true", help="WAL is streamed: watch it")
+    parser.add_argument(
+        "--only-here", action="store_true", help="nobody else runs these deployments: none of them is at work"
+    )
     parser.add_argument("--plan", action="store_true", help="print the deployments as JSON and stop")
     options = parser.parse_args(arguments)
     try:
@@ -60,11 +66,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Entrypoints are relative to here.
     os.chdir(ROOT)
     watches = [each for each in wanted if "watch" in each.tags]
-    runners = [
-        _runner("pgproof", options.at_once, [each for each in wanted if each not in watches]),
+    parts = {
+        "pgproof": (options.at_once, [each for each in wanted if each not in watches]),
         # Apart, so that hours of backups, verifications and drills hold no watch up. Each runs once at a time.
-        _runner("pgproof-watches", len(watches), watches),
-    ]
+        "pgproof-watches": (len(watches), watches),
+    }
+    runners: list[Runner] = []
+    known: list[UUID] = []
+    for name, (limit, served) in parts.items():
+        # Schedules stay as they are when we stop: a run that nobody starts is shown as late, and skips itself in the end.
+        runner = Runner(name=name, limit=limit, pause_on_shutdown=False)
+        # Typed as maybe awaitable; here, where no loop runs, it is not.
+        known += [cast(UUID, runner.add_deployment(_served(each))) for each in served]
+        runners.append(runner)
+    if options.only_here:
+        _free_places(known)
     if ready := os.environ.get("PGPROOF_READY"):
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         Path(ready).touch()
@@ -77,12 +93,16 @@ async def _run(runners: Sequence[Runner]) -> None:
     await asyncio.gather(*(each.start() for each in runners))
 
 
-def _runner(name: str, limit: int, served: Sequence[Recommended]) -> Runner:
-    # Schedules stay as they are when we stop: a run that nobody starts is shown as late, and skips itself in the end.
-    runner = Runner(name=name, limit=limit, pause_on_shutdown=False)
-    for each in served:
-        runner.add_deployment(_served(each))
-    return runner
+def _free_places(deployments: Sequence[UUID]) -> None:
+    """Let none of these wait for a run that has died. A server keeps the leases of its limits in memory, and after it was
+    killed together with a run, nobody would ever give that run's place back."""
+    with get_client(sync_client=True) as client:
+        for each in deployments:
+            limit = client.read_deployment(each).global_concurrency_limit
+            if limit is not None and limit.active_slots:
+                client.update_global_concurrency_limit(
+                    limit.name, GlobalConcurrencyLimitUpdate(active_slots=0)
+                )
 
 
 def _end_with(service: int) -> None:

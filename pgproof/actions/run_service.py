@@ -144,6 +144,8 @@ class _Service:
             url = await configured_api(os.environ)
             own = url is None
             api_url = url or self._own_server()
+            if own:
+                self._runner.command = [*self._runner.command, "--only-here"]
             self._runner.environment = {**inherited(), **self._server_access(api_url, own), **self._settings}
             if self._server is not None:
                 tasks.append(

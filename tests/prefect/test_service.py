@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import re
@@ -71,6 +72,8 @@ def _story(service: Service) -> None:
         assert secret.encode() not in kept
         assert secret not in service.said()
 
+    _killed_with_a_run(service)
+
     # A server that dies is started again, and told. The end comes while it is on its way, and while a run is at work.
     (server,) = (pid for pid in service.processes() if "server start" in _command_of(pid))
     os.kill(server, signal.SIGKILL)
@@ -82,6 +85,34 @@ def _story(service: Service) -> None:
     assert service.cluster.psql("SELECT slot_name, active FROM pg_replication_slots") == "pgproof|f"
     leases = service.repository / "clusters" / "main" / "leases"
     assert [path for path in leases.rglob("*") if path.is_file()] == []
+
+
+def _killed_with_a_run(service: Service) -> None:
+    """As by a loss of power: the run that was at work keeps no later one of its deployment from running."""
+    checks = service.state / "checks"
+    checks.mkdir()
+    (checks / "long.sql").write_text("SELECT pg_sleep(600) IS NOT NULL")
+    machine.give_to_service(checks)
+    drill = service.ask("/deployments/name/restore-drill/monthly", method="GET")
+
+    def start(**parameters: object) -> str:
+        run = service.ask(f"/deployments/{drill['id']}/create_flow_run", {"parameters": parameters})
+        return str(run["id"])
+
+    def state(run_id: str) -> str:
+        return str(service.ask(f"/flow_runs/{run_id}", method="GET")["state"]["name"])
+
+    first = start(checks=str(checks))
+    machine.wait_until(lambda: state(first) == "Running", "the first drill", timeout=120)
+    service.lose_power()
+    service.start()
+    machine.wait_until(lambda: service.said().count("The service is up") == 2, "the service", timeout=180)
+    second = start()
+    machine.wait_until(lambda: state(second) not in _NOT_YET, "the next drill", timeout=240)
+    assert state(second) == "Completed", service.said()
+
+
+_NOT_YET = ("Scheduled", "Late", "Submitting", "Pending", "Running", "AwaitingConcurrencySlot")
 
 
 def _a_fleet(service: Service) -> None:
@@ -158,8 +189,12 @@ class Service:
         ):
             machine.give_to_service(self.repository)
             started = machine.as_service_user(self.command, die_with_us="TERM")
+        self._started = started
         self._log = machine.new_dir("log") / "service.log"
-        self.process = machine.spawn(started, self._log, self.environment)
+        self.start()
+
+    def start(self) -> None:
+        self.process = machine.spawn(self._started, self._log, self.environment)
 
     @property
     def password(self) -> str:
@@ -199,6 +234,14 @@ class Service:
             if marked and machine.is_alive(int(environ.parent.name)):
                 found.append(int(environ.parent.name))
         return found
+
+    def lose_power(self) -> None:
+        """All of it ends at one moment."""
+        os.kill(self.process.pid, signal.SIGSTOP)  # so that it starts nothing again meanwhile
+        for pid in [*self.processes(), self.process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.kill()
 
     def kill(self) -> None:
         """For a test that failed: the children get their signal from the kernel."""
