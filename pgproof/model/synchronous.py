@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
-_COUNTED = re.compile(r"\s*(?:(?:ANY|FIRST)\s+)?\d+\s*\((?P<names>.*)\)\s*\Z", re.IGNORECASE | re.DOTALL)
+_COUNTED = re.compile(
+    r"\s*(?:(?:ANY|FIRST)\s+)?(?P<number>\d+)\s*\((?P<names>.*)\)\s*\Z", re.IGNORECASE | re.DOTALL
+)
 _NAME = re.compile(r'"(?P<quoted>(?:[^"]|"")*)"|(?P<plain>[^\s,"()]+)')
 
 
@@ -31,3 +33,11 @@ def listed(setting: str, application_name: str) -> Listed:
         return Listed.NAMED
     # The server compares with "*" after parsing, so that quotes make no difference.
     return Listed.STAR if "*" in names else Listed.NO
+
+
+def needed(setting: str) -> int:
+    """How many standbys a commit waits for."""
+    counted = _COUNTED.match(setting)
+    if counted:
+        return int(counted["number"])
+    return 1 if setting.strip() else 0
