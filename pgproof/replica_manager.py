@@ -6,16 +6,20 @@ Each method imports what it needs, so that the command line starts quickly.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgproof.model.config import BackupConfig, PostgresConfig
 from pgproof.model.replication_config import ReplicationConfig
+from pgproof.model.report import ProgressCallback, no_progress
 from pgproof.waiting import in_thread
 
 if TYPE_CHECKING:
     from pgproof.actions.replica_history import Remembered, ReplicaHistory
+    from pgproof.model.job import Job
+    from pgproof.model.rebuild_plan import RebuildPlan
+    from pgproof.model.rebuild_report import RebuildReport, RebuildRequest
     from pgproof.model.replica_history import Look
     from pgproof.model.replica_status import ReplicaStatus
 
@@ -75,6 +79,55 @@ class ReplicaManager:
     async def history(self) -> Remembered:
         """The looks that this machine remembers, the oldest first."""
         return await in_thread(lambda _job: self._history().read())
+
+    async def plan_rebuild(
+        self, request: RebuildRequest, *, progress: ProgressCallback = no_progress
+    ) -> RebuildPlan:
+        """What `rebuild` would do, after the same checks; writes nothing."""
+        from pgproof.actions.rebuild_replica import plan_replica_rebuild
+
+        return await in_thread(
+            lambda job: plan_replica_rebuild(self.postgres, self.replication, self.config, request, job),
+            progress,
+        )
+
+    async def rebuild(
+        self,
+        request: RebuildRequest,
+        *,
+        planned: Callable[[RebuildPlan], None] = lambda _plan: None,
+        progress: ProgressCallback = no_progress,
+    ) -> RebuildReport:
+        """Make a broken or diverged replica one again, on the machine where its files are; done when the primary has seen it
+        streaming and caught up.
+
+        `planned` is told, by the thread that does it, what will be done, before anything is. What is broken off or fails
+        goes on when it is called again. Raises PreconditionError, with nothing changed, for the primary's own
+        directory and for another cluster's.
+        """
+        from pgproof.actions.rebuild_replica import rebuild_replica
+        from pgproof.actions.recorded import recorded
+
+        def work(job: Job) -> RebuildReport:
+            return rebuild_replica(
+                self.postgres, self.replication, self.config, request, job, planned=planned
+            )
+
+        def in_the_log(job: Job) -> RebuildReport:
+            if self.config is None:
+                return work(job)
+            return recorded(
+                self.config,
+                "replicas rebuild",
+                lambda: work(job),
+                lambda report: (
+                    f"{report.node} in {report.data_dir}: {report.way}, following {report.primary}"
+                ),
+                asked=f"{request.node} in {request.data_dir}",
+                apart=True,
+            )
+
+        return await in_thread(in_the_log, progress)
 
     def _history(self) -> ReplicaHistory:
         from pgproof.actions.replica_history import ReplicaHistory
