@@ -1,0 +1,182 @@
+"""Looks at a cluster's replicas that are remembered: one line each. Pure.
+
+They answer how long ago the primary stood where a replica stands now, which problems have lasted, and what a chart shows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from pgproof.errors import DataError
+from pgproof.model.lag import PrimaryTrack
+from pgproof.model.lsn import Lsn
+from pgproof.model.replica_problems import LAG_KINDS, URGENT
+from pgproof.model.replica_status import NodeStatus, ReplicaStatus, Role
+
+KEEP = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLook:
+    """The lag is the one that is held against the limits; None while nothing is known of it, as of a node that is down."""
+
+    role: str
+    lag_bytes: int | None = None
+    lag_seconds: float | None = None
+    conflicts: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look. `problems` are the keys of what was wrong, `near` those of lags above half of their limit."""
+
+    at: datetime
+    max_lag_bytes: int
+    max_lag_seconds: float
+    system: int | None = None
+    timeline: int = 0
+    primary: str | None = None
+    position: Lsn | None = None
+    nodes: Mapping[str, NodeLook] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    near: tuple[str, ...] = ()
+
+    def line(self) -> str:
+        """One line of JSON, without its end."""
+        found = {
+            "at": self.at.isoformat(),
+            "limits": [self.max_lag_bytes, self.max_lag_seconds],
+            "system": None if self.system is None else str(self.system),
+            "timeline": self.timeline,
+            "primary": self.primary,
+            "lsn": None if self.position is None else str(self.position),
+            "nodes": {
+                name: [each.role, each.lag_bytes, each.lag_seconds, each.conflicts]
+                for name, each in self.nodes.items()
+            },
+            "problems": self.problems,
+            "near": self.near,
+        }
+        return json.dumps(found, separators=(",", ":"))
+
+    @classmethod
+    def parse(cls, line: str) -> Look:
+        """Raises DataError for what is no such line."""
+        try:
+            found = json.loads(line)
+            at = datetime.fromisoformat(found["at"])
+            at.utctimetuple()
+            if at.tzinfo is None:
+                raise ValueError("a time without its zone")
+            return cls(
+                at=at,
+                max_lag_bytes=int(found["limits"][0]),
+                max_lag_seconds=float(found["limits"][1]),
+                system=None if found["system"] is None else int(found["system"]),
+                timeline=int(found["timeline"]),
+                primary=found["primary"],
+                position=None if found["lsn"] is None else Lsn.parse(found["lsn"]),
+                nodes={str(name): _node(each) for name, each in found["nodes"].items()},
+                problems=tuple(map(str, found["problems"])),
+                near=tuple(map(str, found["near"])),
+            )
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise DataError("a line of the history is damaged", reason=repr(error)[:200]) from error
+
+
+def _node(given: Any) -> NodeLook:
+    role, nbytes, seconds, conflicts = given
+    return NodeLook(
+        str(role),
+        None if nbytes is None else int(nbytes),
+        None if seconds is None else float(seconds),
+        None if conflicts is None else int(conflicts),
+    )
+
+
+def look_of(status: ReplicaStatus) -> Look:
+    """What is remembered of a status."""
+    primary = status.primary_node
+    state = None if primary is None else primary.state
+    return Look(
+        at=status.at,
+        max_lag_bytes=status.limits.lag_bytes,
+        max_lag_seconds=status.limits.lag_seconds,
+        system=None if state is None else state.system_identifier,
+        timeline=0 if state is None else state.timeline,
+        primary=status.primary,
+        position=status.position,
+        nodes={each.name: _look_at(each) for each in status.nodes},
+        problems=tuple(each.key for each in status.problems),
+        near=tuple(_near(status)),
+    )
+
+
+def _look_at(node: NodeStatus) -> NodeLook:
+    lag = node.excess if node.role is Role.STANDBY else None
+    conflicts = None if node.details is None else node.details.conflicts
+    if lag is None:
+        return NodeLook(str(node.role), conflicts=conflicts)
+    seconds = None if lag.seconds is None else round(lag.seconds, 3)
+    return NodeLook(str(node.role), lag.nbytes, seconds, conflicts)
+
+
+def _near(status: ReplicaStatus) -> Iterable[str]:
+    for node in status.nodes:
+        lag = node.excess
+        if lag is None or node.role is not Role.STANDBY:
+            continue
+        if 2 * lag.nbytes > status.limits.lag_bytes:
+            yield f"lag-bytes {node.name}"
+        if lag.seconds is not None and 2 * lag.seconds > status.limits.lag_seconds:
+            yield f"lag-seconds {node.name}"
+
+
+def track_of(looks: Sequence[Look], system: int, timeline: int, now: datetime) -> PrimaryTrack:
+    """Where the primary of this timeline stood when, by these looks; moments are seconds since 1970."""
+    track = PrimaryTrack(timeline, keep=KEEP.total_seconds())
+    for look in looks:
+        # What lies in the future was written before the clock was set back.
+        if (look.system, look.timeline) == (system, timeline) and look.position and look.at < now:
+            track.saw(look.position, look.at.timestamp())
+    return track
+
+
+def highest_timeline(looks: Sequence[Look], system: int | None) -> int:
+    """The highest timeline of this cluster that a primary was ever seen on, 0 if none was."""
+    return max((look.timeline for look in looks if look.system == system), default=0)
+
+
+def open_keys(looks: Sequence[Look], in_a_row: int) -> tuple[str, ...]:
+    """Which problems count as open after these looks, the oldest look first.
+
+    A problem opens when `in_a_row` looks after each other have it, an urgent one at once. It closes when as many do not have
+    it; a lag only when it was below half of its limit in all of them. A look at which a lag was not known changes nothing
+    of it.
+    """
+    found = []
+    for key in dict.fromkeys(key for look in looks for key in look.problems):
+        kind, _, node = key.partition(" ")
+        needed = 1 if kind in URGENT else in_a_row
+        is_open, bad, good = False, 0, 0
+        for look in looks:
+            if key in look.problems:
+                bad, good = bad + 1, 0
+            elif kind in LAG_KINDS and (key in look.near or not _lag_known(look, node)):
+                bad, good = 0, 0 if key in look.near else good
+            else:
+                bad, good = 0, good + 1
+            is_open = bad >= needed or (is_open and good < in_a_row)
+        if is_open:
+            found.append(key)
+    return tuple(found)
+
+
+def _lag_known(look: Look, node: str) -> bool:
+    seen = look.nodes.get(node)
+    # A node that is no longer configured, or no standby any more, has no lag that could last.
+    return seen is None or seen.role not in (Role.DOWN, Role.STANDBY) or seen.lag_seconds is not None

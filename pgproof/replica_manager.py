@@ -1,0 +1,83 @@
+"""The front door for the replicas of one cluster: what a flow, a script or the command line calls.
+
+Each method imports what it needs, so that the command line starts quickly.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pgproof.model.config import BackupConfig, PostgresConfig
+from pgproof.model.replication_config import ReplicationConfig
+from pgproof.waiting import in_thread
+
+if TYPE_CHECKING:
+    from pgproof.actions.replica_history import Remembered, ReplicaHistory
+    from pgproof.model.replica_history import Look
+    from pgproof.model.replica_status import ReplicaStatus
+
+
+class ReplicaManager:
+    """Looks after the replicas of one cluster.
+
+        manager = ReplicaManager(PostgresConfig.from_env(), ReplicationConfig.from_env())
+        status = await manager.status()
+
+    `config` names the repository, where one is used. Raises nothing before it is asked for something.
+    """
+
+    def __init__(
+        self,
+        postgres: PostgresConfig,
+        replication: ReplicationConfig,
+        config: BackupConfig | None = None,
+        *,
+        cluster: str | None = None,
+    ) -> None:
+        self.postgres = postgres
+        self.replication = replication
+        self.config = config
+        self.cluster = cluster or (config.cluster if config is not None else "main")
+
+    async def status(self, before: Sequence[Look] | None = None) -> ReplicaStatus:
+        """How all nodes stand now, with what is wrong. Nodes that do not answer are part of the answer.
+
+        `before` are earlier looks; without them those that this machine remembers are used, if there are any.
+        """
+        from pgproof.actions.replica_status import replica_status
+
+        def look(_job: Any) -> ReplicaStatus:
+            earlier = self._history().read().looks if before is None else before
+            return replica_status(self.postgres, self.replication, self.cluster, earlier)
+
+        return await in_thread(look)
+
+    async def look(self) -> tuple[ReplicaStatus, Remembered]:
+        """As `status`, and remember it: what is remembered now comes with it.
+
+        Raises PreconditionError if the state directory (BACKUP_STATE_DIR) cannot be used.
+        """
+        from pgproof.actions.replica_status import replica_status
+        from pgproof.model.replica_history import look_of
+
+        def remember(_job: Any) -> tuple[ReplicaStatus, Remembered]:
+            history = self._history()
+            before = history.read()
+            found = replica_status(self.postgres, self.replication, self.cluster, before.looks)
+            after = history.append(look_of(found))
+            return found, type(after)(after.looks, before.note or after.note)
+
+        return await in_thread(remember)
+
+    async def history(self) -> Remembered:
+        """The looks that this machine remembers, the oldest first."""
+        return await in_thread(lambda _job: self._history().read())
+
+    def _history(self) -> ReplicaHistory:
+        from pgproof.actions.replica_history import ReplicaHistory
+        from pgproof.actions.watch import state_directory
+
+        return ReplicaHistory(Path(state_directory(os.environ)), self.cluster)
