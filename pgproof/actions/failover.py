@@ -26,7 +26,7 @@ from pgproof.errors import ConflictError, EngineError, PreconditionError
 from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig, PostgresConfig
 from pgproof.model.failover_evidence import FailoverRequest, LastPrimary
-from pgproof.model.failover_plan import FailoverPlan, Kind
+from pgproof.model.failover_plan import Decision, FailoverPlan, Kind
 from pgproof.model.failover_report import FailoverReport, Step
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
@@ -65,7 +65,7 @@ def failover(
     request: FailoverRequest,
     job: Job,
     *,
-    approved: FailoverPlan | None = None,
+    approved: Decision | None = None,
     last: LastPrimary | None = None,
     seconds: float = 60.0,
     slot: str = DEFAULT_SLOT,
@@ -92,7 +92,7 @@ class _Failover:
     steps: list[Step] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def run(self, approved: FailoverPlan | None) -> FailoverReport:
+    def run(self, approved: Decision | None) -> FailoverReport:
         plan, evidence = self._plan(approved)
         begun = time.monotonic()
         self._fence(plan, evidence)
@@ -109,12 +109,12 @@ class _Failover:
             unwritable = time.monotonic() - begun
         failpoint("failover.promoted")
         primary = NewPrimary(plan.node, self.cluster.servers[plan.node], state, kept)
-        self._checkpoint(primary)
         at = time.monotonic()
         self.job.report("leading the others over")
         followers = repoint(primary, self.cluster.servers, plan.follow, self.seconds, self.job)
         self._step("lead the others over", at)
         failpoint("failover.repointed")
+        self._checkpoint(primary)
         self._verify(plan, primary)
         report = FailoverReport(
             plan=plan,
@@ -138,17 +138,17 @@ class _Failover:
         )
         return report
 
-    def _plan(self, approved: FailoverPlan | None) -> tuple[FailoverPlan, Evidence]:
+    def _plan(self, approved: Decision | None) -> tuple[FailoverPlan, Evidence]:
         at = time.monotonic()
         self.job.report("asking the nodes")
         evidence = look(self.cluster)
         plan = evidence.plan(self.cluster, self.request, self.last)
-        if approved is not None and (approved.node, approved.kind) != (plan.node, plan.kind):
+        if approved is not None and approved != plan.decision:
             raise ConflictError(
                 "what is found now is not what was planned",
                 hint="nothing was changed; look at the new plan, and approve that",
-                planned=approved.sentence(),
-                found=plan.sentence(),
+                planned=approved,
+                found=plan.decision,
             )
         plan.require()
         self._step("plan", at, detail=plan.sentence())

@@ -37,6 +37,17 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Decision:
+    """What somebody agrees to: who takes over, and in which way."""
+
+    node: str
+    kind: Kind
+
+    def __str__(self) -> str:
+        return f"{self.kind} to {self.node or 'nobody'}"
+
+
+@dataclass(frozen=True, slots=True)
 class FailoverPlan:
     """`node` takes over (empty if none can), `fence` are the nodes that must be ended before, `follow` those that are led to
     it. `segment_size` is the cluster's."""
@@ -51,6 +62,10 @@ class FailoverPlan:
     unfenced: bool
     notes: tuple[str, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+
+    @property
+    def decision(self) -> Decision:
+        return Decision(self.node, self.kind)
 
     @property
     def allowed(self) -> bool:
@@ -93,20 +108,26 @@ class FailoverPlan:
                     f" timeline {each.timeline}, received {each.held}, replayed {each.state.replayed or '-'},"
                 )
             found.append(f"  {each.node}:{place} {each.reason}")
+        found += [f"  {line}" for line in self.facts()]
+        found += [f"Note: {note}" for note in self.notes]
+        for each_refusal in self.refusals:
+            found += [f"Refused: {each_refusal.message}", f"  HINT: {each_refusal.hint}"]
+        return found
+
+    def facts(self) -> list[str]:
+        """What would be lost, and what is done beside the promotion."""
+        found = []
         if self.loss is not None and self.kind is not Kind.FINISH:
-            found += [f"  {line}" for line in self.loss.lines()]
+            found += self.loss.lines()
         if self.fence and self.kind is not Kind.FINISH:
             how = (
                 "nothing ends it (--unfenced)"
                 if self.unfenced
                 else "by the fence command, and looked at twice"
             )
-            found.append(f"  fence {', '.join(self.fence)}: {how}")
+            found.append(f"fence {', '.join(self.fence)}: {how}")
         if self.follow:
-            found.append(f"  led to {self.node}: {', '.join(self.follow)}")
-        found += [f"Note: {note}" for note in self.notes]
-        for each_refusal in self.refusals:
-            found += [f"Refused: {each_refusal.message}", f"  HINT: {each_refusal.hint}"]
+            found.append(f"led to {self.node}: {', '.join(self.follow)}")
         return found
 
     def to_json(self) -> dict[str, Any]:
