@@ -17,6 +17,9 @@ from pgproof.waiting import in_thread
 
 if TYPE_CHECKING:
     from pgproof.actions.replica_history import Remembered, ReplicaHistory
+    from pgproof.model.failover_evidence import FailoverRequest, LastPrimary
+    from pgproof.model.failover_plan import Decision, FailoverPlan
+    from pgproof.model.failover_report import FailoverReport
     from pgproof.model.job import Job
     from pgproof.model.rebuild_plan import RebuildPlan
     from pgproof.model.rebuild_report import RebuildReport, RebuildRequest
@@ -80,6 +83,77 @@ class ReplicaManager:
         """The looks that this machine remembers, the oldest first."""
         return await in_thread(lambda _job: self._history().read())
 
+    async def plan_failover(self, request: FailoverRequest | None = None) -> FailoverPlan:
+        """Who would take over, what that would lose, and why it may not be done; nothing is changed.
+
+        What this machine remembers of the primary is part of it. Raises PreconditionError where no replica is configured.
+        """
+        from pgproof.actions.failover import prepare_failover
+        from pgproof.model.failover_evidence import FailoverRequest
+
+        chosen = request or FailoverRequest()
+        return await in_thread(
+            lambda _job: prepare_failover(
+                self.postgres, self.replication, self.config, chosen, self._last_primary()
+            )
+        )
+
+    async def failover(
+        self,
+        request: FailoverRequest | None = None,
+        *,
+        approved: Decision | None = None,
+        seconds: float = 60.0,
+        progress: ProgressCallback = no_progress,
+    ) -> FailoverReport:
+        """Promote a replica: the old primary is fenced before, the others are led over after it.
+
+        `approved` is the decision of a plan that somebody agreed to; `seconds` bounds each wait. Raises PreconditionError
+        where the plan refuses or the fence did not work, ConflictError where what is found now is not what was approved: then
+        nothing was changed. What is broken off is gone on with by the next call.
+        """
+        from pgproof.actions.failover import failover
+        from pgproof.actions.recorded import recorded
+        from pgproof.model.config import BackupConfig
+        from pgproof.model.failover_evidence import FailoverRequest
+
+        chosen = request or FailoverRequest()
+
+        def work(job: Job) -> FailoverReport:
+            return failover(
+                self.postgres,
+                self.replication,
+                self.config,
+                chosen,
+                job,
+                approved=approved,
+                last=self._last_primary(),
+                seconds=seconds,
+            )
+
+        record_in = self.config or BackupConfig()
+        return await in_thread(
+            lambda job: recorded(
+                record_in,
+                "replicas promote",
+                lambda: work(job),
+                lambda report: f"{report.plan.decision}, timeline {report.timeline}",
+                asked=chosen.node,
+                apart=True,
+            ),
+            progress,
+        )
+
+    def _last_primary(self) -> LastPrimary | None:
+        """A failover goes on without it."""
+        from pgproof.errors import PreconditionError
+        from pgproof.model.replica_history import last_primary
+
+        try:
+            return last_primary(self._history().read().looks)
+        except PreconditionError:
+            return None
+
     async def plan_rebuild(
         self, request: RebuildRequest, *, progress: ProgressCallback = no_progress
     ) -> RebuildPlan:
@@ -113,11 +187,9 @@ class ReplicaManager:
                 self.postgres, self.replication, self.config, request, job, planned=planned
             )
 
-        def in_the_log(job: Job) -> RebuildReport:
-            if self.config is None:
-                return work(job)
-            return recorded(
-                self.config,
+        return await in_thread(
+            lambda job: recorded(
+                self.config or BackupConfig(),
                 "replicas rebuild",
                 lambda: work(job),
                 lambda report: (
@@ -125,9 +197,9 @@ class ReplicaManager:
                 ),
                 asked=f"{request.node} in {request.data_dir}",
                 apart=True,
-            )
-
-        return await in_thread(in_the_log, progress)
+            ),
+            progress,
+        )
 
     def _history(self) -> ReplicaHistory:
         from pgproof.actions.replica_history import ReplicaHistory

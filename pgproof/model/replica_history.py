@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pgproof.errors import DataError
+from pgproof.model.failover_evidence import LastPrimary
 from pgproof.model.lag import PrimaryTrack
 from pgproof.model.lsn import Lsn
 from pgproof.model.replica_problems import LAG_KINDS, URGENT
@@ -32,7 +33,8 @@ class NodeLook:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look. `problems` are the keys of what was wrong, `near` those of lags above half of their limit."""
+    """One look. `problems` are the keys of what was wrong, `near` those of lags above half of their limit; `synchronous` are
+    the primary's synchronous_standby_names and synchronous_commit, which a failover wants to know."""
 
     at: datetime
     max_lag_bytes: int
@@ -44,6 +46,7 @@ class Look:
     nodes: Mapping[str, NodeLook] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     near: tuple[str, ...] = ()
+    synchronous: tuple[str, str] | None = None
 
     def line(self) -> str:
         """One line of JSON, without its end."""
@@ -60,6 +63,7 @@ class Look:
             },
             "problems": self.problems,
             "near": self.near,
+            "sync": self.synchronous,
         }
         return json.dumps(found, separators=(",", ":"))
 
@@ -83,6 +87,7 @@ class Look:
                 nodes={str(name): _node(each) for name, each in found["nodes"].items()},
                 problems=tuple(map(str, found["problems"])),
                 near=tuple(map(str, found["near"])),
+                synchronous=_pair(found.get("sync")),
             )
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise DataError("a line of the history is damaged", reason=repr(error)[:200]) from error
@@ -96,6 +101,13 @@ def _node(given: Any) -> NodeLook:
         None if seconds is None else float(seconds),
         None if conflicts is None else int(conflicts),
     )
+
+
+def _pair(given: Any) -> tuple[str, str] | None:
+    if given is None:
+        return None
+    names, commit = given
+    return str(names), str(commit)
 
 
 def look_of(status: ReplicaStatus) -> Look:
@@ -113,7 +125,24 @@ def look_of(status: ReplicaStatus) -> Look:
         nodes={each.name: _look_at(each) for each in status.nodes},
         problems=tuple(each.key for each in status.problems),
         near=tuple(_near(status)),
+        synchronous=_synchronous(primary),
     )
+
+
+def last_primary(looks: Sequence[Look]) -> LastPrimary | None:
+    """The primary as it was seen last, by whoever looked."""
+    for look in reversed(looks):
+        if look.primary is not None and look.position is not None:
+            names, commit = look.synchronous or (None, "on")
+            return LastPrimary(look.timeline, look.position, look.at, look.primary, names, commit)
+    return None
+
+
+def _synchronous(primary: NodeStatus | None) -> tuple[str, str] | None:
+    settings = {} if primary is None or primary.details is None else primary.details.settings
+    if "synchronous_standby_names" not in settings:
+        return None
+    return settings["synchronous_standby_names"], settings.get("synchronous_commit", "on")
 
 
 def _look_at(node: NodeStatus) -> NodeLook:

@@ -41,3 +41,16 @@ def needed(setting: str) -> int:
     if counted:
         return int(counted["number"])
     return 1 if setting.strip() else 0
+
+
+def required(setting: str) -> tuple[int, tuple[str, ...]]:
+    """How many of which standbys each commit waits for, in lower case; 0 of none if the list is empty.
+
+    With FIRST those that wait are the first of the list that are connected, so that any may be among them.
+    """
+    counted = _COUNTED.match(setting)
+    names = tuple(
+        (found["plain"] or found["quoted"].replace('""', '"')).lower()
+        for found in _NAME.finditer(counted["names"] if counted else setting)
+    )
+    return (needed(setting), names) if names else (0, ())

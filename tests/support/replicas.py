@@ -92,9 +92,11 @@ def replicated(
 
 
 def stop_command(cluster: Cluster, mode: str = "fast") -> str:
-    """A shell command that ends the server from outside: "fast" cleanly, "kill" by SIGKILL. It returns when it is down."""
+    """A shell command that ends the server from outside: "fast" cleanly, "kill" by SIGKILL. It returns when it is down, at
+    once if it was."""
     file = cluster.data_dir / "postmaster.pid"
+    begin = f'pid=$(head -n 1 {file}) && kill -0 "$pid" || exit 0'
     if mode == "kill":
         # Sessions outlive a postmaster that was killed for as long as they are busy.
-        return f'pid=$(head -n 1 {file}); kill -STOP "$pid"; pkill -KILL -P "$pid"; kill -KILL "$pid"'
-    return f'kill -INT "$(head -n 1 {file})"; while [ -e {file} ]; do sleep 0.1; done'
+        return f'{begin}; kill -STOP "$pid"; pkill -KILL -P "$pid"; kill -KILL "$pid"'
+    return f'{begin}; kill -INT "$pid"; while [ -e {file} ]; do sleep 0.1; done'
