@@ -166,7 +166,9 @@ class _Rebuild:
         survey, place = self.survey, self.survey.place
         place.make()
         place.move_aside()
-        changed = False
+        # One that was broken off may have written: what this one says of itself does not tell.
+        begun_before = survey.directory.stage is Stage.REWINDING
+        changed = begun_before
         with self.clock.step("crash recovery"):
             failure = end_well(place.aside, survey.programs, survey.user, self.job)
         if not failure:
@@ -174,7 +176,8 @@ class _Rebuild:
             place.park_own()
             place.reach(Stage.REWINDING)
             with self.clock.step("rewind"):
-                failure, changed = self._rewind()
+                failure, wrote = self._rewind()
+                changed = begun_before or wrote
         if not failure:
             # A standby from the moment on when it is back where a server looks.
             put_file(place.aside / "standby.signal", b"", survey.user)

@@ -7,7 +7,8 @@ import json
 import shlex
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,20 @@ from pgproof.actions.take_backup import take_backup
 from pgproof.actions.wal_serving import config_as_toml
 from pgproof.actions.wal_single import push_one
 from pgproof.errors import ConflictError, PreconditionError
-from pgproof.model.config import BackupConfig, BackupType
+from pgproof.model.config import BackupConfig, BackupType, PostgresConfig
 from pgproof.model.job import Job
 from pgproof.model.rebuild_plan import Source, Way
 from pgproof.model.rebuild_report import RebuildReport, RebuildRequest
+from pgproof.model.replication_config import ReplicaInfo, ReplicationConfig
 from pgproof.model.wal_commands import restore_command_by_client
 from pgproof.replica_manager import ReplicaManager
 from tests.support import machine
+from tests.support.faults import forks, run_armed
 from tests.support.fingerprint import fingerprint
-from tests.support.postgres import Cluster, ClusterFactory
+from tests.support.postgres import SUPERUSER, SUPERUSER_PASSWORD, Cluster, ClusterFactory
 from tests.support.replicas import Replicated, replicated
 from tests.support.streaming import promote
+from tests.support.tcp_proxy import Flow, Network
 from tests.wal.places import client, program, repository_of
 
 OWN = "work_mem = '77MB'\n"
@@ -92,20 +96,32 @@ def rebuild(
     return asyncio.run(ReplicaManager(world.postgres, world.config(), config).rebuild(request))
 
 
+def rebuild_apart(postgres: PostgresConfig, replication: ReplicationConfig, request: RebuildRequest) -> None:
+    """In a process of its own, which is killed."""
+    asyncio.run(ReplicaManager(postgres, replication).rebuild(request))
+
+
 def by_command(
-    world: Replicated, node: str, config: BackupConfig, *options: str, failpoints: str = ""
+    world: Replicated,
+    node: str,
+    config: BackupConfig,
+    *options: str,
+    failpoints: str = "",
+    replicas: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """`pgproof replicas rebuild` of a Python that the replica's user can run, too; it has to fetch WAL."""
     cluster, root = world.all[node], machine.new_dir("rebuild")
     path = root / "pgproof.toml"
-    replicas = "".join(
-        f'[[replicas.replicas]]\nid = "{name}"\nhost = "{each.socket_dir}"\nport = {each.port}\n'
-        for name, each in world.replicas.items()
+    places = {
+        name: f'host = "{each.socket_dir}"\nport = {each.port}' for name, each in world.replicas.items()
+    }
+    tables = "".join(
+        f'[[replicas.replicas]]\nid = "{name}"\n{text}\n' for name, text in (replicas or places).items()
     )
     place = (
         f'[postgres]\nhost = "{world.primary.socket_dir}"\nport = {world.primary.port}\nuser = "postgres"\n'
     )
-    path.write_text(f"{config_as_toml(config)}{place}{replicas}")
+    path.write_text(f"{config_as_toml(config)}{place}{tables}")
     path.chmod(0o600)
     worker = program(["wal", "worker", "--config", "pg_wal/pgproof/config.toml"])
     start = start_command(cluster, restore_command=restore_command_by_client(client(), worker))
@@ -153,6 +169,7 @@ def require_follows(replica: Cluster, primary: Cluster) -> None:
 
 @pytest.mark.parametrize("major", [15, 18])
 def test_an_old_primary_is_rewound(made: Callable[..., Replicated], major: int) -> None:
+    """Killed before pg_rewind writes, or after it has, the same call goes on."""
     world = made(major, settings={"wal_keep_size": "512MB"})
     old = world.primary
     with (old.data_dir / "postgresql.conf").open("a") as file:
@@ -161,19 +178,122 @@ def test_an_old_primary_is_rewound(made: Callable[..., Replicated], major: int) 
     new = fail_over(world)
     new.psql("ALTER SYSTEM SET work_mem = '11MB'")
     (new.data_dir / "theirs").write_text("not for others")
+    points = ("back",)  # in 18 it runs, and is stopped
     if major == 15:
-        old.kill9()  # else it runs, and is stopped
+        points = ("aside", "parked", "rewinding")
+        old.kill9()
+    request = RebuildRequest("primary", old.data_dir)
+    tail = asyncio.run(ReplicaManager(world.postgres, world.config()).plan_rebuild(request)).tail
+    assert tail is not None and tail.nbytes > 30_000  # "at least": up to its last checkpoint
+    for point in points:
+        kill = f"rebuild.{point}=kill"
+        assert run_armed(kill, rebuild_apart, world.postgres, world.config(), request) == -9, point
+        assert not old.data_dir.exists() or (old.data_dir / "standby.signal").exists(), point
     report = rebuild(world, "primary")
-    assert report.way is Way.REWIND
     assert report.primary == "replica1"
-    assert report.tail is not None and report.tail.exact and report.tail.nbytes > 50_000
-    assert report.slot == "old_primary" and report.slot_made
+    assert report.slot == "old_primary"
+    if major == 15:
+        assert report.way is Way.REWIND
+        assert report.tail is not None and report.tail.exact and report.tail.nbytes >= tail.nbytes
+    else:
+        assert report.way is Way.START
     require_follows(old, new)
     assert old.psql("SHOW work_mem") == "77MB"
     assert (old.data_dir / "mine").read_text() == "a key"
     assert not (old.data_dir / "theirs").exists()
     assert not old.data_dir.with_name("data.pgproof-rebuild").exists()
     assert rebuild(world, "primary").way is Way.NOTHING
+
+
+def over_tcp(port: int) -> ReplicationConfig:
+    """The replica, which is the primary now, is reached over a network that can be cut."""
+    return ReplicationConfig(
+        (
+            ReplicaInfo(
+                "replica1",
+                "127.0.0.1",
+                port,
+                username=SUPERUSER,
+                password=SUPERUSER_PASSWORD,
+            ),
+        )
+    )
+
+
+def large_failover(world: Replicated) -> tuple[Cluster, list[str]]:
+    """As `fail_over`, with more to copy. Returns the files that only the new primary has, in the order of their names."""
+    new = fail_over(world)
+    for number in range(4):
+        new.psql(
+            f"CREATE TABLE late{number} AS SELECT repeat(md5(g::text), 50) FROM generate_series(1, 4000) g"
+        )
+    new.psql("CHECKPOINT")
+    return new, sorted(new.psql(f"SELECT pg_relation_filepath('late{n}')") for n in range(4))
+
+
+def conninfo(server: Cluster) -> str:
+    return f"host={server.socket_dir} port={server.port} user=postgres"
+
+
+def size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def test_a_rewind_that_is_killed_in_the_middle_leaves_nothing_to_start(
+    made: Callable[..., Replicated], work_dir: Path
+) -> None:
+    """It cannot be relied on to work a second time: pg_rewind has overwritten WAL that it would have to read."""
+    world = made(18, settings={"wal_keep_size": "512MB"})
+    old = world.primary
+    with (old.data_dir / "postgresql.conf").open("a") as file:
+        file.write(OWN)
+    new, files = large_failover(world)
+    old.stop()
+    aside = old.data_dir.with_name("data.pgproof-rebuild") / "data"
+    with Network() as network:
+        port = network.link("to the primary", new.port)
+        network.set("to the primary", Flow.PASS, delay=0.02)
+        request = RebuildRequest("primary", old.data_dir, primary_conninfo=conninfo(new))
+        process = forks.Process(target=rebuild_apart, args=(world.postgres, over_tcp(port), request))
+        process.start()
+        machine.wait_until(lambda: size(aside / files[0]) > 0, "pg_rewind to write")
+        process.kill()
+        process.join()
+    assert size(aside / files[-1]) < size(new.data_dir / files[-1]), "it was in the middle"
+    assert not old.data_dir.exists()
+    with pytest.raises(PreconditionError, match="there is no backup to restore instead"):
+        rebuild(world, "primary")
+    assert not old.data_dir.exists()
+    report = done(by_command(world, "primary", repository_of(new, work_dir / "backups")))
+    assert report["way"] == "restore"
+    require_follows(old, new)
+    assert old.psql("SHOW work_mem") == "77MB"
+
+
+def test_after_a_rewind_that_fails_in_the_middle_a_backup_is_restored(
+    made: Callable[..., Replicated], work_dir: Path
+) -> None:
+    world = made(18, settings={"wal_keep_size": "512MB"})
+    old = world.primary
+    config = repository_of(old, work_dir / "backups")
+    new, files = large_failover(world)
+    aside = old.data_dir.with_name("data.pgproof-rebuild") / "data"
+    with Network() as network, ThreadPoolExecutor() as pool:
+        port = network.link("to the primary", new.port)
+        network.set("to the primary", Flow.PASS, delay=0.02)
+        replicas = (
+            f'host = "127.0.0.1"\nport = {port}\nusername = "{SUPERUSER}"\npassword = "{SUPERUSER_PASSWORD}"'
+        )
+        finished = pool.submit(
+            by_command, world, "primary", config, "--primary", conninfo(new), replicas={"replica1": replicas}
+        )
+        machine.wait_until(lambda: size(aside / files[0]) > 0 or finished.done(), "pg_rewind to write")
+        network.set("to the primary", Flow.CUT)
+        network.set("to the primary", Flow.PASS)
+        report = done(finished.result())
+    assert report["way"] == "restore"
+    assert "the rewind failed, so a backup was restored" in report["notes"][0]
+    require_follows(old, new)
 
 
 def test_one_that_cannot_be_rewound_comes_from_the_repository(
