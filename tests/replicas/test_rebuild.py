@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pgproof.actions.recorded import list_actions
 from pgproof.actions.take_backup import take_backup
 from pgproof.actions.wal_serving import config_as_toml
 from pgproof.actions.wal_single import push_one
@@ -203,6 +204,31 @@ def test_an_old_primary_is_rewound(made: Callable[..., Replicated], major: int) 
     assert not (old.data_dir / "theirs").exists()
     assert not old.data_dir.with_name("data.pgproof-rebuild").exists()
     assert rebuild(world, "primary").way is Way.NOTHING
+
+
+def test_the_repository_has_the_wal_that_a_rewind_needs(
+    made: Callable[..., Replicated], work_dir: Path
+) -> None:
+    """Without it nothing is changed."""
+    world = made(18)
+    old = world.primary
+    config = repository_of(old, work_dir / "backups")
+    world.wait_for_replay()
+    new = fail_over(world)
+    old.stop()
+    with pytest.raises(PreconditionError, match="the rewind failed, and there is no backup") as raised:
+        rebuild(world, "primary")
+    assert "the files are as they were" in raised.value.hint
+    assert (old.data_dir / "postgresql.conf").exists()
+    assert not old.data_dir.with_name("data.pgproof-rebuild").exists()
+    report = rebuild(world, "primary", config)
+    assert report.way is Way.REWIND
+    require_follows(old, new)
+    (record,) = list_actions(config)[0][-1:]
+    assert (record.command, record.subject) == (
+        "replicas rebuild",
+        f"primary in {old.data_dir}: rewind, following replica1",
+    )
 
 
 def over_tcp(port: int) -> ReplicationConfig:
