@@ -25,7 +25,7 @@ _DESCRIPTION = """Let a replica take over from the primary.
 Without NODE, where the primary is dead: the most advanced healthy replica. With NODE, while the primary is alive: a
 switchover, which loses nothing. The plan is shown before anything is done. The old primary is ended by the fence command,
 which finds FENCE_HOST and FENCE_PORT in its environment, and is looked at twice. What was broken off is gone on with by
-running this again. Exit status 7 if the new primary writes, and something that was looked at in the end is not as it should be."""
+running this again. Exit status 7 if the new primary writes, and something else is not as it should be in the end."""
 
 
 def add_commands(actions: Subparsers) -> None:
