@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pgproof.model.config import BackupConfig, PostgresConfig
 from pgproof.model.replication_config import ReplicationConfig
@@ -16,6 +16,7 @@ from pgproof.waiting import in_thread
 
 if TYPE_CHECKING:
     from pgproof.actions.replica_history import Remembered, ReplicaHistory
+    from pgproof.model.job import Job
     from pgproof.model.replica_history import Look
     from pgproof.model.replica_status import ReplicaStatus
 
@@ -49,9 +50,9 @@ class ReplicaManager:
         """
         from pgproof.actions.replica_status import replica_status
 
-        def look(_job: Any) -> ReplicaStatus:
+        def look(job: Job) -> ReplicaStatus:
             earlier = self._history().read().looks if before is None else before
-            return replica_status(self.postgres, self.replication, self.cluster, earlier)
+            return replica_status(self.postgres, self.replication, self.cluster, job, earlier)
 
         return await in_thread(look)
 
@@ -63,10 +64,10 @@ class ReplicaManager:
         from pgproof.actions.replica_status import replica_status
         from pgproof.model.replica_history import look_of
 
-        def remember(_job: Any) -> tuple[ReplicaStatus, Remembered]:
+        def remember(job: Job) -> tuple[ReplicaStatus, Remembered]:
             history = self._history()
             before = history.read()
-            found = replica_status(self.postgres, self.replication, self.cluster, before.looks)
+            found = replica_status(self.postgres, self.replication, self.cluster, job, before.looks)
             after = history.append(look_of(found))
             return found, type(after)(after.looks, before.note or after.note)
 
