@@ -16,7 +16,10 @@ from pgproof.waiting import in_thread
 
 if TYPE_CHECKING:
     from pgproof.actions.replica_history import Remembered, ReplicaHistory
+    from pgproof.actions.watch import Tell
+    from pgproof.model.alarms import Message
     from pgproof.model.job import Job
+    from pgproof.model.objectives import Broken
     from pgproof.model.replica_history import Look
     from pgproof.model.replica_status import ReplicaStatus
 
@@ -76,6 +79,32 @@ class ReplicaManager:
     async def history(self) -> Remembered:
         """The looks that this machine remembers, the oldest first."""
         return await in_thread(lambda _job: self._history().read())
+
+    @property
+    def can_notify(self) -> bool:
+        """Whether a notification URL (BACKUP_NOTIFY_URL) is configured."""
+        return self.config is not None and self.config.notify_url is not None
+
+    async def announce(self, broken: Sequence[Broken], tell: Tell | None = None) -> Message | None:
+        """Tell what is newly broken, due again, or has recovered, each once: by `tell`, else by the notification URL.
+
+        What was told is remembered in the state directory. Returns the message that was sent, None for none. Raises
+        TransientError if it was not taken; then it is told at the next call.
+        """
+        from pgproof.actions.notify import teller
+        from pgproof.actions.watch import announce, state_directory
+        from pgproof.repository.alarm_log import LocalLog, folder_for
+
+        def announce_it(_job: Job) -> Message | None:
+            folder = folder_for(state_directory(os.environ), "replicas", self.cluster, "all")
+            # Where nothing was ever wrong nothing needs to be remembered.
+            if not broken and not folder.exists():
+                return None
+            return announce(
+                LocalLog(folder), self.cluster, broken, tell or teller(self.config or BackupConfig())
+            )
+
+        return await in_thread(announce_it)
 
     def _history(self) -> ReplicaHistory:
         from pgproof.actions.replica_history import ReplicaHistory

@@ -34,7 +34,7 @@ def replica_rows(status: ReplicaStatus) -> list[dict[str, str]]:
                 "Sync": sync_state(node),
                 "Slot": slot(node, status),
                 "Conflicts": "–" if node.new_conflicts is None else str(node.new_conflicts),
-                "Problem": " ".join(f"{each.message}. {each.hint}." for each in wrong),
+                "Problem": " ".join(f"{each.message}. HINT: {each.hint}" for each in wrong),
             }
         )
     names = {node.name for node in status.nodes}
@@ -46,7 +46,7 @@ def replica_rows(status: ReplicaStatus) -> list[dict[str, str]]:
                     **empty,
                     "Node": each.node,
                     "Role": f"✗ {each.kind}",
-                    "Problem": f"{each.message}. {each.hint}.",
+                    "Problem": f"{each.message}. HINT: {each.hint}",
                 }
             )
     return rows
