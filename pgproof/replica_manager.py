@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pgproof.model.config import BackupConfig, PostgresConfig
 from pgproof.model.replication_config import ReplicationConfig
@@ -17,10 +17,13 @@ from pgproof.waiting import in_thread
 
 if TYPE_CHECKING:
     from pgproof.actions.replica_history import Remembered, ReplicaHistory
+    from pgproof.actions.watch import Tell
+    from pgproof.model.alarms import Message
     from pgproof.model.failover_evidence import FailoverRequest, LastPrimary
     from pgproof.model.failover_plan import Decision, FailoverPlan
     from pgproof.model.failover_report import FailoverReport
     from pgproof.model.job import Job
+    from pgproof.model.objectives import Broken
     from pgproof.model.rebuild_plan import RebuildPlan
     from pgproof.model.rebuild_report import RebuildReport, RebuildRequest
     from pgproof.model.replica_history import Look
@@ -56,9 +59,9 @@ class ReplicaManager:
         """
         from pgproof.actions.replica_status import replica_status
 
-        def look(_job: Any) -> ReplicaStatus:
+        def look(job: Job) -> ReplicaStatus:
             earlier = self._history().read().looks if before is None else before
-            return replica_status(self.postgres, self.replication, self.cluster, earlier)
+            return replica_status(self.postgres, self.replication, self.cluster, job, earlier)
 
         return await in_thread(look)
 
@@ -70,10 +73,10 @@ class ReplicaManager:
         from pgproof.actions.replica_status import replica_status
         from pgproof.model.replica_history import look_of
 
-        def remember(_job: Any) -> tuple[ReplicaStatus, Remembered]:
+        def remember(job: Job) -> tuple[ReplicaStatus, Remembered]:
             history = self._history()
             before = history.read()
-            found = replica_status(self.postgres, self.replication, self.cluster, before.looks)
+            found = replica_status(self.postgres, self.replication, self.cluster, job, before.looks)
             after = history.append(look_of(found))
             return found, type(after)(after.looks, before.note or after.note)
 
@@ -154,6 +157,38 @@ class ReplicaManager:
         except PreconditionError:
             return None
 
+    @property
+    def can_notify(self) -> bool:
+        """Whether a notification URL (BACKUP_NOTIFY_URL) is configured."""
+        return self.config is not None and self.config.notify_url is not None
+
+    async def announce(self, broken: Sequence[Broken], tell: Tell | None = None) -> Message | None:
+        """Tell what is newly broken, due again, or has recovered, each once: by `tell`, else by the notification URL.
+
+        What was told is remembered in the state directory. Returns the message that was sent, None for none. Raises
+        TransientError if it was not taken; then it is told at the next call.
+        """
+        from pgproof.actions.notify import teller
+        from pgproof.actions.watch import announce, state_directory
+        from pgproof.repository.alarm_log import LocalLog, folder_for
+
+        def announce_it(_job: Job) -> Message | None:
+            folder = folder_for(state_directory(os.environ), "replicas", self.cluster, "all")
+            # Where nothing was ever wrong nothing needs to be remembered.
+            if not broken and not folder.exists():
+                return None
+            return announce(
+                LocalLog(folder), self.cluster, broken, tell or teller(self.config or BackupConfig())
+            )
+
+        return await in_thread(announce_it)
+
+    def _history(self) -> ReplicaHistory:
+        from pgproof.actions.replica_history import ReplicaHistory
+        from pgproof.actions.watch import state_directory
+
+        return ReplicaHistory(Path(state_directory(os.environ)), self.cluster)
+
     async def plan_rebuild(
         self, request: RebuildRequest, *, progress: ProgressCallback = no_progress
     ) -> RebuildPlan:
@@ -200,9 +235,3 @@ class ReplicaManager:
             ),
             progress,
         )
-
-    def _history(self) -> ReplicaHistory:
-        from pgproof.actions.replica_history import ReplicaHistory
-        from pgproof.actions.watch import state_directory
-
-        return ReplicaHistory(Path(state_directory(os.environ)), self.cluster)

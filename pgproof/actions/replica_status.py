@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from pgproof.errors import EngineError
 from pgproof.model.config import PostgresConfig
+from pgproof.model.job import Job
 from pgproof.model.lag import NO_LAG, Lag
 from pgproof.model.lsn import Lsn
 from pgproof.model.node import NodeState
@@ -27,6 +28,7 @@ def replica_status(
     postgres: PostgresConfig,
     replication: ReplicationConfig,
     cluster: str,
+    job: Job,
     before: Sequence[Look] = (),
     *,
     seconds: float = SECONDS,
@@ -35,7 +37,7 @@ def replica_status(
     """How the nodes stand now. `before` are earlier looks, the oldest first: they tell since when a replica is behind.
 
     A node that does not answer within `seconds`, twice, is down; the others do not wait for it longer. Raises nothing for nodes
-    that cannot be asked: they are part of the answer.
+    that cannot be asked: they are part of the answer; Cancelled when `job` is to stop.
     """
     servers = replication.servers(postgres)
     at = datetime.now(UTC)
@@ -52,7 +54,7 @@ def replica_status(
                 floor = max(floor, highest_timeline(before, state.system_identifier))
         return judge_roles(states, floor=floor, known=known, ends=ends)
 
-    found = survey_nodes(servers, lambda states: roles_of(states)[0], seconds=seconds, patience=patience)
+    found = survey_nodes(servers, lambda states: roles_of(states)[0], job, seconds=seconds, patience=patience)
     answers = {name: each for name, each in found.items() if isinstance(each, Surveyed)}
     ends = {
         name: each.details.position for name, each in answers.items() if each.details.position is not None

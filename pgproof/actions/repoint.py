@@ -53,7 +53,11 @@ def repoint(
     for node in followers:
         job.checkpoint()
         try:
-            led[node] = _lead(primary, node, servers)
+            facts, why, hint = _lead(primary, node, servers)
+            if why:
+                found[node] = Follower(node, Outcome.LATER, why, hint)
+            else:
+                led[node] = facts
         except EngineError as error:
             reason = str(error.context.get("reason", "")) or error.message
             found[node] = Follower(node, Outcome.BY_HAND, reason, error.hint)
@@ -71,8 +75,11 @@ class _StaysError(Exception):
         self.follower = follower
 
 
-def _lead(primary: NewPrimary, node: str, servers: Mapping[str, PostgresConfig]) -> NodeFacts:
-    """Change its setting where that is needed; what it is known by on its primary."""
+def _lead(
+    primary: NewPrimary, node: str, servers: Mapping[str, PostgresConfig]
+) -> tuple[NodeFacts, str, str]:
+    """Change its setting where that is needed. What it is known by on its primary; and why it will only stream later, if so,
+    with a hint."""
     server = servers[node]
     answer = measure_nodes({node: server}, _LOOK_SECONDS)[node]
     if isinstance(answer, EngineError):
@@ -87,6 +94,24 @@ def _lead(primary: NewPrimary, node: str, servers: Mapping[str, PostgresConfig])
             )
         )
     facts = read_failover_facts(server, _LOOK_SECONDS)
+    _point(primary, node, servers, answer, facts)
+    # A standby looks for its primary when it has replayed all that it holds.
+    if answer.replay_paused:
+        return facts, "it is led there, and its replay is paused", "on it: SELECT pg_wal_replay_resume()"
+    if answer.apply_delay > 0 and not _streams(answer):
+        return facts, f"it is led there, and replays {answer.apply_delay:g} s late", ""
+    return facts, "", ""
+
+
+def _point(
+    primary: NewPrimary,
+    node: str,
+    servers: Mapping[str, PostgresConfig],
+    answer: NodeState,
+    facts: NodeFacts,
+) -> None:
+    """Raises PreconditionError for what only a person can change."""
+    server = servers[node]
     wanted = place(primary.server)
     others = {place(each) for name, each in servers.items() if name not in (node, primary.node)}
     if facts.upstream is None:
@@ -95,9 +120,9 @@ def _lead(primary: NewPrimary, node: str, servers: Mapping[str, PostgresConfig])
             hint=f"GRANT pg_monitor TO {facts.user}; {_by_hand(wanted)}",
         )
     if wanted in facts.upstream:
-        return facts
+        return
     if len(facts.upstream) == 1 and _streams(answer) and facts.upstream[0] in others:
-        return facts  # from another standby, which is led itself
+        return  # from another standby, which is led itself
     if facts.conninfo_source == "command line":
         raise PreconditionError(
             "its primary_conninfo comes from the server's command line, which wins over every file",
@@ -122,7 +147,6 @@ def _lead(primary: NewPrimary, node: str, servers: Mapping[str, PostgresConfig])
             hint=f"run on the primary: {'; '.join(missing)}; {_by_hand(wanted)}",
         )
     _change(server, primary.server)
-    return facts
 
 
 def _streams(state: NodeState) -> bool:

@@ -7,7 +7,7 @@ from importlib import import_module
 from pgproof.cli.options import Parser, Subparsers
 
 # The modules of `pgproof.cli` that bring its commands, in the order of the help.
-PARTS = ("replica_status", "replica_promote", "replica_rebuild")
+PARTS = ("replica_status", "replica_watch", "replica_promote", "replica_rebuild")
 
 
 def add_commands(commands: Subparsers) -> None:

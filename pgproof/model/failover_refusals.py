@@ -106,6 +106,13 @@ def _nobody(case: Case) -> Iterator[Refusal]:
             f"the best one is {case.best.node}" if case.best else "no other one can either",
         )
     elif case.kind == _SWITCHOVER and chosen.state is not None and chosen.state.receiver != "streaming":
+        may = case.facts.get(chosen.node)
+        if may is not None and may.upstream is None:
+            yield Refusal(
+                f"the role {may.user} may not see whether {chosen.node} streams",
+                f"run on the primary: GRANT pg_monitor TO {may.user}",
+            )
+            return
         yield Refusal(
             f"{chosen.node} does not stream, so that it would not get the end of the primary's WAL",
             "see its log and its primary_conninfo, and wait until it streams",

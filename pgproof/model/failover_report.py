@@ -11,10 +11,12 @@ from pgproof.model.lsn import Lsn
 
 
 class Outcome(StrEnum):
-    """Of a standby: it streams from the new primary; it was led there and does not stream yet; it has WAL that the new
-    timeline lacks and must be made again; or a person must do something first."""
+    """Of a standby: it streams from the new primary; it will when it has replayed what it holds (it is paused, or behind on
+    purpose); it was led there and does not stream; it has WAL that the new timeline lacks and must be made again; or a person
+    must do something first."""
 
     STREAMING = "streaming"
+    LATER = "later"
     NOT_STREAMING = "not streaming"
     REBUILD = "rebuild"
     BY_HAND = "by hand"

@@ -15,7 +15,6 @@ from pgproof.errors import DataError
 from pgproof.model.failover_evidence import LastPrimary
 from pgproof.model.lag import PrimaryTrack
 from pgproof.model.lsn import Lsn
-from pgproof.model.replica_problems import LAG_KINDS, URGENT
 from pgproof.model.replica_status import NodeStatus, ReplicaStatus, Role
 
 KEEP = timedelta(days=7)
@@ -178,34 +177,3 @@ def track_of(looks: Sequence[Look], system: int, timeline: int, now: datetime) -
 def highest_timeline(looks: Sequence[Look], system: int | None) -> int:
     """The highest timeline of this cluster that a primary was ever seen on, 0 if none was."""
     return max((look.timeline for look in looks if look.system == system), default=0)
-
-
-def open_keys(looks: Sequence[Look], in_a_row: int) -> tuple[str, ...]:
-    """Which problems count as open after these looks, the oldest look first.
-
-    A problem opens when `in_a_row` looks after each other have it, an urgent one at once. It closes when as many do not have
-    it; a lag only when it was below half of its limit in all of them. A look at which a lag was not known changes nothing
-    of it.
-    """
-    found = []
-    for key in dict.fromkeys(key for look in looks for key in look.problems):
-        kind, _, node = key.partition(" ")
-        needed = 1 if kind in URGENT else in_a_row
-        is_open, bad, good = False, 0, 0
-        for look in looks:
-            if key in look.problems:
-                bad, good = bad + 1, 0
-            elif kind in LAG_KINDS and (key in look.near or not _lag_known(look, node)):
-                bad, good = 0, 0 if key in look.near else good
-            else:
-                bad, good = 0, good + 1
-            is_open = bad >= needed or (is_open and good < in_a_row)
-        if is_open:
-            found.append(key)
-    return tuple(found)
-
-
-def _lag_known(look: Look, node: str) -> bool:
-    seen = look.nodes.get(node)
-    # A node that is no longer configured, or no standby any more, has no lag that could last.
-    return seen is None or seen.role not in (Role.DOWN, Role.STANDBY) or seen.lag_seconds is not None

@@ -8,16 +8,17 @@ had at the first of these: how long that takes is its lag, by no server's clock.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 
 from pgproof.errors import EngineError, TransientError
 from pgproof.model.config import PostgresConfig
+from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
 from pgproof.model.node import NodeState, record_end
 from pgproof.model.replica_status import NodeDetails
@@ -25,6 +26,8 @@ from pgproof.postgres.connection import connect_async, server_error
 from pgproof.postgres.cutting import answer_within
 from pgproof.postgres.node_query import ask_node
 from pgproof.postgres.replica_details import read_details
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +46,29 @@ ChoosePrimary = Callable[[Mapping[str, NodeState | None]], str | None]
 
 
 def survey_nodes(
-    servers: Mapping[str, PostgresConfig], primary_of: ChoosePrimary, *, seconds: float, patience: float
+    servers: Mapping[str, PostgresConfig],
+    primary_of: ChoosePrimary,
+    job: Job,
+    *,
+    seconds: float,
+    patience: float,
 ) -> dict[str, Surveyed | EngineError]:
     """All of these, each with its answer or why there is none.
 
     A connection and each answer may take `seconds`. One that cannot be reached is tried a second time before it counts as
     that. A standby gets `patience` seconds to catch up.
     """
-    return asyncio.run(_survey(servers, primary_of, seconds, patience))
+    return asyncio.run(_until_stopped(_survey(servers, primary_of, seconds, patience), job))
+
+
+async def _until_stopped(work: Coroutine[Any, Any, T], job: Job) -> T:
+    running = asyncio.ensure_future(work)
+    while not (await asyncio.wait([running], timeout=0.2))[0]:
+        if job.stop.is_set():
+            running.cancel()
+    if running.cancelled():
+        job.checkpoint()
+    return running.result()
 
 
 async def _survey(

@@ -11,7 +11,8 @@ from pgproof.errors import DataError
 from pgproof.model.lag import Lag
 from pgproof.model.lsn import Lsn
 from pgproof.model.node import NodeState
-from pgproof.model.replica_history import Look, NodeLook, highest_timeline, look_of, open_keys, track_of
+from pgproof.model.replica_alarms import alarms, open_keys
+from pgproof.model.replica_history import Look, NodeLook, highest_timeline, look_of, track_of
 from pgproof.model.replica_problems import problems_of
 from pgproof.model.replica_roles import judge_roles
 from pgproof.model.replica_status import (
@@ -307,3 +308,13 @@ def test_other_problems_open_and_close_by_count_and_urgent_ones_at_once() -> Non
     # A node that is no longer configured has no lag that could last.
     gone = [*lags("xx"), a_look(3), a_look(4)]
     assert open_keys(gone, 2) == ()
+
+
+def test_an_alarm_that_lingers_is_not_told_as_gone() -> None:
+    slow = status_of(replica(lag=Lag(0, 40.0)))
+    slow = replace(slow, problems=problems_of(slow))
+    (alarm,) = alarms(slow, lags("xx"))
+    assert (alarm.key, alarm.text) == (KEY, slow.problems[0].message)
+    (alarm,) = alarms(status_of(replica(lag=Lag(0, 20.0))), lags("xxn"))
+    assert alarm.key == KEY and "not yet" in alarm.text
+    assert alarms(status_of(replica(lag=Lag(0, 1.0))), lags("xx..")) == ()
