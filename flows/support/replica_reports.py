@@ -70,6 +70,9 @@ def replica_report(
         series = lag_series(looks, status.at, length)
         if series is not None and (length == _HOUR or series.end - series.start > _HOUR):
             parts.append(lag_chart(series, title).markdown())
+    parts.append(
+        "Dashed are the limits. A bar is red while its node did not answer, and empty where nobody looked."
+    )
     if days := by_day(looks):
         parts.append("## Day by day")
         header = ("Day (UTC)", "Node", "Looks", "Within the limits", "Median", "p99", "Most", "Most behind")

@@ -31,7 +31,8 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class LagSeries:
-    """Points of each node that is no primary. Between two that are further apart than `step`, nobody looked."""
+    """Points of each node that is no primary; `newest` is each one's last look alone. Between two points that are further apart
+    than `step`, nobody looked."""
 
     start: datetime
     end: datetime
@@ -39,6 +40,7 @@ class LagSeries:
     max_lag_bytes: int
     max_lag_seconds: float
     nodes: Mapping[str, tuple[Point, ...]]
+    newest: Mapping[str, Point]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ def lag_series(looks: Sequence[Look], end: datetime, length: timedelta) -> LagSe
         return None
     apart = sorted(later.at - earlier.at for earlier, later in pairwise(shown))
     usual = apart[len(apart) // 2] if apart else timedelta(minutes=1)
+    newest = _points(table.groupby("node", as_index=False).tail(1))
     if len(shown) > _POINTS:
         span = shown[-1].at - shown[0].at
         usual = next((each for each in _STEPS if span / each <= _POINTS), _STEPS[-1])
@@ -70,10 +73,7 @@ def lag_series(looks: Sequence[Look], end: datetime, length: timedelta) -> LagSe
         table = table.groupby(["node", "at"], as_index=False).agg(
             seconds=("seconds", "max"), nbytes=("nbytes", "max"), down=("down", "any")
         )
-    nodes: dict[str, list[Point]] = {name: [] for name in shown[-1].nodes}
-    for at, node, seconds, nbytes, down in _rows(table, "at", "node", "seconds", "nbytes", "down"):
-        point = Point(at.to_pydatetime(), _known(seconds), _whole(nbytes), down)
-        nodes.setdefault(node, []).append(point)
+    nodes = _points(table)
     return LagSeries(
         start=shown[0].at,
         end=shown[-1].at,
@@ -81,8 +81,21 @@ def lag_series(looks: Sequence[Look], end: datetime, length: timedelta) -> LagSe
         step=max(3 * usual, timedelta(seconds=5)),
         max_lag_bytes=shown[-1].max_lag_bytes,
         max_lag_seconds=shown[-1].max_lag_seconds,
-        nodes={name: tuple(points) for name, points in nodes.items() if points},
+        # In the order that they are configured in.
+        nodes={
+            name: tuple(nodes[name])
+            for name in (*shown[-1].nodes, *sorted(set(nodes) - set(shown[-1].nodes)))
+            if name in nodes
+        },
+        newest={name: points[-1] for name, points in newest.items()},
     )
+
+
+def _points(table: pd.DataFrame) -> dict[str, list[Point]]:
+    nodes: dict[str, list[Point]] = {}
+    for at, node, seconds, nbytes, down in _rows(table, "at", "node", "seconds", "nbytes", "down"):
+        nodes.setdefault(node, []).append(Point(at.to_pydatetime(), _known(seconds), _whole(nbytes), down))
+    return nodes
 
 
 def by_day(looks: Sequence[Look]) -> list[DayOfLag]:
