@@ -204,23 +204,28 @@ class ReplicaManager:
         self,
         request: RebuildRequest,
         *,
+        approved: RebuildPlan | None = None,
         planned: Callable[[RebuildPlan], None] = lambda _plan: None,
         progress: ProgressCallback = no_progress,
     ) -> RebuildReport:
         """Make a broken or diverged replica one again, on the machine where its files are; done when the primary has seen it
         streaming and caught up.
 
-        `planned` is told, by the thread that does it, what will be done, before anything is. What is broken off or fails
-        goes on when it is called again. Raises PreconditionError, with nothing changed, for the primary's own
-        directory and for another cluster's.
+        `approved` is the plan that somebody agreed to. `planned` is told, by the thread that does it, what will be done,
+        before anything is. What is broken off or fails goes on when it is called again. Raises PreconditionError, with
+        nothing changed, for the primary's own directory and for another cluster's, and ConflictError where what is found
+        now is not what was approved.
         """
         from pgproof.actions.rebuild_replica import rebuild_replica
         from pgproof.actions.recorded import recorded
 
+        def tell(plan: RebuildPlan) -> None:
+            if approved is not None:
+                approved.refuse_another(plan)
+            planned(plan)
+
         def work(job: Job) -> RebuildReport:
-            return rebuild_replica(
-                self.postgres, self.replication, self.config, request, job, planned=planned
-            )
+            return rebuild_replica(self.postgres, self.replication, self.config, request, job, planned=tell)
 
         return await in_thread(
             lambda job: recorded(

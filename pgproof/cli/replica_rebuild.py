@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,10 +43,14 @@ def add_commands(commands: Subparsers) -> None:
         help="this way, instead of the one that is found best",
     )
     parser.add_argument(
-        "--start-command", metavar="CMD", help="a line for the shell that starts its server (pg_ctl)"
+        "--start-command",
+        metavar="CMD",
+        help="a line for the shell that starts its server (REPLICA_START_COMMAND, else pg_ctl)",
     )
     parser.add_argument(
-        "--stop-command", metavar="CMD", help="a line for the shell that stops its server (pg_ctl)"
+        "--stop-command",
+        metavar="CMD",
+        help="a line for the shell that stops its server (REPLICA_STOP_COMMAND, else pg_ctl)",
     )
     parser.add_argument(
         "--slot", metavar="NAME", help="its slot on the primary (as it was, else the node's name)"
@@ -73,14 +78,15 @@ def rebuild(args: argparse.Namespace, screen: Screen) -> int:
     from pgproof.model.rebuild_report import RebuildRequest
 
     manager = open_replicas(args)
+    own = RebuildRequest.commands(os.environ)
     request = RebuildRequest(
         args.node,
         Path(args.data_dir).absolute(),
         Source(args.source) if args.source else None,
         args.slot,
         args.primary,
-        args.start_command,
-        args.stop_command,
+        args.start_command or own["start_command"],
+        args.stop_command or own["stop_command"],
         args.owner,
         args.timeout,
     )
@@ -106,7 +112,7 @@ def rebuild(args: argparse.Namespace, screen: Screen) -> int:
         what = "Overwrite the files in" if plan.overwrites else "Restart the server of"
         screen.confirm(f"{what} {printable(str(plan.data_dir))}?")
         with progress_bar(screen) as progress:
-            report = wait_for(manager.rebuild(request, progress=progress))
+            report = wait_for(manager.rebuild(request, approved=plan, progress=progress))
     screen.document(report.to_json())
     _show(report, screen)
     return Exit.OK

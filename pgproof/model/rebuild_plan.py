@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pgproof.errors import PreconditionError
+from pgproof.errors import ConflictError, PreconditionError
 from pgproof.model.control_file import ControlFile
 from pgproof.model.lsn import Lsn
 from pgproof.model.node import NodeState
@@ -180,6 +180,19 @@ class RebuildPlan:
     @property
     def overwrites(self) -> bool:
         return self.way in (Way.REWIND, Way.RESTORE)
+
+    def refuse_another(self, found: RebuildPlan) -> None:
+        """Raises ConflictError if `found` is not what somebody has agreed to with this plan.
+
+        What overwrites less than that needs no other agreement.
+        """
+        if found.primary != self.primary or (found.overwrites and found.way is not self.way):
+            raise ConflictError(
+                "what is found now is not what was agreed to; nothing was changed",
+                hint="look at the plan again",
+                agreed=f"{self.way}, following {self.primary}",
+                found=f"{found.way}, following {found.primary}",
+            )
 
     def lines(self) -> list[str]:
         """The plan for people, a fact per line."""

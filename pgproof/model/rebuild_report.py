@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,14 @@ class RebuildRequest:
     stop_command: str | None = None
     owner: str | None = None
     timeout: float = 3600.0
+
+    @staticmethod
+    def commands(environ: Mapping[str, str]) -> dict[str, str | None]:
+        """The commands that this machine has for its replica: REPLICA_START_COMMAND and REPLICA_STOP_COMMAND."""
+        return {
+            "start_command": environ.get("REPLICA_START_COMMAND") or None,
+            "stop_command": environ.get("REPLICA_STOP_COMMAND") or None,
+        }
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout < float("inf"):
