@@ -136,7 +136,9 @@ class _Rebuild:
         server, place = self.survey.server, self.survey.place
         if self.survey.directory.running:
             with self.clock.step("stop"):
-                server.stop(self.job)
+                # A rewind needs WAL back to before the branch, and without a repository nobody else has it. With one
+                # an orderly end is better: what is not archived yet comes into it.
+                server.stop(self.job, keep_wal=self.way is Way.REWIND and self.survey.repository is None)
         if is_directory_of(self.survey.primary_config, place.data_dir):
             raise PreconditionError(
                 "this is the data directory of the primary itself; nothing was changed",

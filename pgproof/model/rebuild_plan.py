@@ -53,7 +53,8 @@ class Directory:
     """What lies in the data directory. `control` is None where there is no cluster (yet, or any more).
 
     `stoppable` says that the running server is one that we can stop. `history` is what the directory itself knows of its
-    timeline. `fixed` says why the directory cannot be moved aside for a rewind; empty if it can.
+    timeline. `fixed` says why the directory cannot be moved aside for a rewind; empty if it can. `written` is where its WAL
+    ends, to a page.
     """
 
     path: Path
@@ -64,6 +65,7 @@ class Directory:
     tablespaces: int = 0
     stage: Stage = Stage.NONE
     fixed: str = ""
+    written: Lsn | None = None
 
     @property
     def was_standby(self) -> bool:
@@ -148,7 +150,7 @@ class Tail:
         }
 
     def __str__(self) -> str:
-        more = "" if self.exact else "at least "
+        more = "" if self.exact else "about "
         kept = {
             True: "; the repository has it",
             False: "; the repository has not all of it",
@@ -292,9 +294,7 @@ def plan_rebuild(
         stops=directory.running,
         backup_id=backup.backup_id if backup and way in (Way.REWIND, Way.RESTORE) else None,
         timeline=primary.state.timeline if known else None,
-        tail=tail_of(directory, primary.history, directory.position, stored, exact=_ended_well(directory))
-        if directory.control is not None and way in (Way.REWIND, Way.RESTORE)
-        else None,
+        tail=_tail(directory, primary, stored) if way in (Way.REWIND, Way.RESTORE) else None,
     )
 
 
@@ -329,6 +329,14 @@ def tail_of(
     if stored is not None and exact:
         archived = stored.coverage.run_end(timeline, branch) >= end
     return Tail(timeline, branch, end, exact, archived)
+
+
+def _tail(directory: Directory, primary: Primary, stored: Stored | None) -> Tail | None:
+    if directory.control is None:
+        return None
+    exact = directory.control.state in ("shut down", "shut down in recovery")
+    end = directory.position if exact else max(directory.position, directory.written or Lsn(0))
+    return tail_of(directory, primary.history, end, stored, exact=exact)
 
 
 def primary_among(states: Iterable[NodeState], system_identifier: int | None) -> NodeState:
@@ -420,6 +428,8 @@ def _diverged(directory: Directory, primary: Primary) -> str:
     if directory.was_standby:
         if directory.position > branch:
             return f"it replayed timeline {timeline} beyond {branch}, where the primary left it"
+    elif directory.running:
+        return f"it is a primary on timeline {timeline}, which the primary left at {branch}"
     elif control.state != "shut down":
         return (
             f"it was a primary on timeline {timeline} and did not end well; the primary left that at {branch}"
@@ -485,7 +495,3 @@ def _backup(primary: Primary, stored: Stored | None) -> StoredBackup | None:
 def _left_at(history: TimelineHistory, timeline: int) -> Lsn | None:
     """Where the way left a timeline; None if it is not on the way, or the way ends with it."""
     return next((each.at for each in history.switches if each.timeline == timeline), None)
-
-
-def _ended_well(directory: Directory) -> bool:
-    return directory.control is not None and directory.control.state in (*STANDBY_STATES[:1], "shut down")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 from pgproof.errors import ConflictError, DataError, PreconditionError
 from pgproof.model.control_file import ControlFile, parse_control_file
 from pgproof.model.delta_plan import MARKER
+from pgproof.model.lsn import Lsn, WalSegment
 from pgproof.model.rebuild_plan import Directory, Stage
 from pgproof.model.source_files import CONTROL_FILE
 from pgproof.model.timelines import TimelineHistory
 from pgproof.postgres.disk_errors import on_disk
 from pgproof.postgres.rebuild_place import RebuildPlace
 from pgproof.postgres.scratch_files import exclusive
+
+WAL_PAGE = 8192
+_PAGE_HEADER = struct.Struct("<HHIQ")  # XLogPageHeaderData: magic, info, timeline, the page's own place
 
 
 def look_at_directory(place: RebuildPlace) -> Directory:
@@ -43,6 +48,7 @@ def look_at_directory(place: RebuildPlace) -> Directory:
             tablespaces=len(list((where / "pg_tblspc").iterdir())) if (where / "pg_tblspc").is_dir() else 0,
             stage=stage,
             fixed=place.fixed,
+            written=_end_of_wal(where, control),
         )
 
 
@@ -97,6 +103,34 @@ def _history(where: Path, timeline: int) -> TimelineHistory | None:
         return TimelineHistory.parse(timeline, content)
     except (FileNotFoundError, DataError):
         return None  # gone, or cut by a crash: then it says nothing
+
+
+def _end_of_wal(where: Path, control: ControlFile) -> Lsn:
+    """How far the WAL goes on from the last checkpoint, to a page: one that was not written yet has another place in it.
+
+    Behind a switch of segments the rest of a segment is empty, and the WAL goes on in the next one.
+    """
+    end = control.checkpoint_lsn
+    segment = WalSegment.containing(control.timeline, end, control.wal_segment_size)
+    position = Lsn(end.value // WAL_PAGE * WAL_PAGE)
+    while True:
+        try:
+            with (where / "pg_wal" / segment.name).open("rb") as file:
+                while position < segment.end:
+                    file.seek(position - segment.start)
+                    header = file.read(_PAGE_HEADER.size)
+                    if len(header) < _PAGE_HEADER.size:
+                        break
+                    _magic, _info, timeline, place = _PAGE_HEADER.unpack(header)
+                    if (timeline, place) != (control.timeline, position.value):
+                        break
+                    position += WAL_PAGE
+        except FileNotFoundError:
+            return end
+        if position <= max(end, segment.start):
+            return end
+        end, segment = position, segment.next()
+        position = segment.start
 
 
 def _ours_to_stop(where: Path) -> bool:

@@ -35,13 +35,17 @@ class ReplicaServer:
     def running(self) -> bool:
         return is_running(self.data_dir)
 
-    def stop(self, job: Job) -> None:
-        """End it, and wait until no process works on the files. Raises PreconditionError if it does not end."""
+    def stop(self, job: Job, *, keep_wal: bool = False) -> None:
+        """End it, and wait until no process works on the files. Raises PreconditionError if it does not end.
+
+        With `keep_wal` it ends as in a crash, if pg_ctl ends it: its last checkpoint would remove WAL.
+        """
         failpoint("rebuild.stop")
         if self.stop_command:
             _shell(self.stop_command, "the stop command", job)
         else:
-            pg_ctl = [self.programs.path("pg_ctl"), "stop", "-D", self.data_dir, "-m", "fast", "-t", "240"]
+            mode = "immediate" if keep_wal else "fast"
+            pg_ctl = [self.programs.path("pg_ctl"), "stop", "-D", self.data_dir, "-m", mode, "-t", "240"]
             run(
                 [*map(str, pg_ctl)],
                 user=self.user,

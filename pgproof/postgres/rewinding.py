@@ -57,6 +57,8 @@ def end_well(data_dir: Path, programs: Programs, user: OsUser | None, job: Job) 
         "data_directory": str(data_dir),
         # Nothing of it may be wanted by crash recovery, and nothing of it may act outside.
         "archive_mode": "off",
+        # The checkpoint at its end must leave the WAL that pg_rewind reads.
+        "wal_keep_size": "1TB",
         "restore_command": "",
         "primary_conninfo": "",
         "logging_collector": "off",
