@@ -68,12 +68,22 @@ def rebuild_replica(
     """Make `request.node` a replica of the present primary, and return when the primary has seen it streaming and caught up.
 
     Broken off or failed at any step, it goes on from there when it is called again. `planned` is told the plan before
-    anything is done. Raises PreconditionError before the first change where something is in the way.
+    anything is done, and once more when a running server was stopped, whose files tell only then how far it was. Raises
+    PreconditionError before the first change where something is in the way.
     """
     begun = time.monotonic()
     with _Clock(job).step("survey") as clock:
         survey = survey_rebuild(postgres, replication, config, request, job)
     planned(survey.plan)
+    if survey.plan.changes and survey.directory.running:
+        with clock.step("stop"):
+            # A rewind needs WAL back to before the branch, and without a repository nobody else has it. With one an
+            # orderly end is better: what is not archived yet comes into it.
+            keep_wal = survey.plan.way is Way.REWIND and survey.repository is None
+            survey.server.stop(job, keep_wal=keep_wal)
+        # Its files tell how far it was only now.
+        survey = survey_rebuild(postgres, replication, config, request, job, stopped=True)
+        planned(survey.plan)
     work = _Rebuild(survey, job, clock)
     work.run()
     report = RebuildReport(
@@ -134,11 +144,6 @@ class _Rebuild:
         if self.way is Way.NOTHING:
             return
         server, place = self.survey.server, self.survey.place
-        if self.survey.directory.running:
-            with self.clock.step("stop"):
-                # A rewind needs WAL back to before the branch, and without a repository nobody else has it. With one
-                # an orderly end is better: what is not archived yet comes into it.
-                server.stop(self.job, keep_wal=self.way is Way.REWIND and self.survey.repository is None)
         if is_directory_of(self.survey.primary_config, place.data_dir):
             raise PreconditionError(
                 "this is the data directory of the primary itself; nothing was changed",

@@ -91,9 +91,11 @@ def survey_rebuild(
     config: BackupConfig | None,
     request: RebuildRequest,
     job: Job,
+    *,
+    stopped: bool = False,
 ) -> Survey:
     """Look at the directory, all nodes and the repository, and plan. Changes nothing but a slot of the primary that lasts for
-    a moment.
+    a moment. `stopped` says that the replica's server was ended just now, so that its slot may still seem used.
 
     Raises PreconditionError for whatever stands in the way, before anything is touched.
     """
@@ -113,6 +115,8 @@ def survey_rebuild(
     files = _own_files(place)
     slot = _slot_name(request, files)
     node = found[request.node]
+    if isinstance(node, NodeState) and node.in_recovery and directory.running:
+        directory = replace(directory, replayed=node.replayed)
     _refuse_mistaken_directory(request, directory, node)
     streams = (
         isinstance(node, NodeState)
@@ -153,7 +157,7 @@ def survey_rebuild(
     if plan.way is not Way.NOTHING:
         if not directory.running or not streams:
             reaches_primary(conninfo, programs, place.user, job)
-        if not directory.running:
+        if not directory.running and not stopped:
             refuse_used_slot(primary_config, slot)
         if repository is not None:
             try:

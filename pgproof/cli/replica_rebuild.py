@@ -91,9 +91,14 @@ def rebuild(args: argparse.Namespace, screen: Screen) -> int:
         args.timeout,
     )
 
+    told: list[str] = []
+
     def tell(plan: RebuildPlan) -> None:
         for line in plan.lines():
-            screen.say(line)
+            # Once more after the server was stopped: only what is found to be otherwise.
+            if line not in told:
+                told.append(line)
+                screen.say(line)
 
     if args.yes and not args.plan:
         # Nobody is asked, so what is told is what this rebuild has planned itself.

@@ -54,7 +54,7 @@ class Directory:
 
     `stoppable` says that the running server is one that we can stop. `history` is what the directory itself knows of its
     timeline. `fixed` says why the directory cannot be moved aside for a rewind; empty if it can. `written` is where its WAL
-    ends, to a page.
+    ends, to a page. `replayed` is what a running standby says of itself, which its files tell only when it has ended.
     """
 
     path: Path
@@ -66,6 +66,7 @@ class Directory:
     stage: Stage = Stage.NONE
     fixed: str = ""
     written: Lsn | None = None
+    replayed: Lsn | None = None
 
     @property
     def was_standby(self) -> bool:
@@ -190,7 +191,7 @@ class RebuildPlan:
         """
         if found.primary != self.primary or (found.overwrites and found.way is not self.way):
             raise ConflictError(
-                "what is found now is not what was agreed to; nothing was changed",
+                "what is found now is not what was agreed to; no file was changed",
                 hint="look at the plan again",
                 agreed=f"{self.way}, following {self.primary}",
                 found=f"{found.way}, following {found.primary}",

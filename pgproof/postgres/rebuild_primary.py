@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ _OF_REWIND = (
     "pg_read_binary_file(text)",
     "pg_read_binary_file(text, bigint, bigint, boolean)",
 )
+
+_RELEASE_SECONDS = 10.0
 
 
 def ask_primary(config: PostgresConfig, state: NodeState) -> tuple[Primary, bytes]:
@@ -157,6 +160,11 @@ def provide_slot(config: PostgresConfig, slot: str) -> bool:
     """
     with closing(connect(config)) as connection:
         rows = query(connection, _SLOT, slot)
+        deadline = time.monotonic() + _RELEASE_SECONDS
+        while rows and rows[0][1] and time.monotonic() < deadline:
+            # The replica's own, which has just ended?
+            time.sleep(0.2)
+            rows = query(connection, _SLOT, slot)
     with closing(connect_replication(config)) as connection:
         if rows:
             kind, active, status, _state, address, _flushed, _replayed, empty = rows[0]

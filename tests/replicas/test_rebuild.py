@@ -43,8 +43,8 @@ def made(cluster_factory: ClusterFactory) -> Iterator[Callable[..., Replicated]]
     """A primary and one replica with some rows; servers that a rebuild has started are ended before they go."""
     found: list[Replicated] = []
 
-    def make(major: int = 18, **options: Any) -> Replicated:
-        world = replicated(cluster_factory, major, replicas=1, **options)
+    def make(major: int = 18, *, replicas: int = 1, **options: Any) -> Replicated:
+        world = replicated(cluster_factory, major, replicas=replicas, **options)
         found.append(world)
         world.primary.psql("CREATE TABLE t AS SELECT g, md5(g::text) FROM generate_series(1, 5000) g")
         world.wait_for_replay()
@@ -229,6 +229,29 @@ def test_the_repository_has_the_wal_that_a_rewind_needs(
         "replicas rebuild",
         f"primary in {old.data_dir}: rewind, following replica1",
     )
+
+
+def test_replicas_that_were_ahead_of_the_one_that_took_over(made: Callable[..., Replicated]) -> None:
+    """One has replayed what the new primary never had, the other has only received it."""
+    world = made(18, replicas=3, settings={"wal_keep_size": "512MB"})
+    new, replayed, received = (world.replicas[name] for name in ("replica1", "replica2", "replica3"))
+    received.psql("SELECT pg_wal_replay_pause()")
+    new.stop()
+    world.primary.psql("INSERT INTO t SELECT g, 'lost' FROM generate_series(90001, 91000) g")
+    world.wait_for_replay("replica2")
+    lost = world.primary.psql("SELECT pg_current_wal_flush_lsn()")
+    machine.wait_until(
+        lambda: received.psql(f"SELECT pg_last_wal_receive_lsn() >= '{lost}'") == "t", "the tail to arrive"
+    )
+    world.primary.kill9()
+    new.start()
+    promote(new)
+    new.psql("INSERT INTO t SELECT g, 'kept' FROM generate_series(70001, 70100) g")
+    for name, cluster, way in (("replica3", received, Way.START), ("replica2", replayed, Way.REWIND)):
+        report = rebuild(world, name)
+        assert (report.way, report.primary, report.slot) == (way, "replica1", name)
+        require_follows(cluster, new)
+        new.psql("DROP TABLE later")
 
 
 def over_tcp(port: int) -> ReplicationConfig:
