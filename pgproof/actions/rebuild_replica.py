@@ -295,12 +295,24 @@ class _Rebuild:
             self._leave_history(data_dir)
             auto_conf = data_dir / AUTO_CONF
             before = auto_conf.read_bytes() if auto_conf.is_file() else b""
-            put_file(auto_conf, following(before, survey.standby, restore_command), survey.user)
+            put_file(
+                auto_conf, following(before, survey.standby, restore_command, survey.pinned), survey.user
+            )
             put_file(data_dir / "standby.signal", b"", survey.user)
             for name in ("recovery.signal", os.fsdecode(MARKER)):
                 (data_dir / name).unlink(missing_ok=True)
             sync_directory(data_dir)
+            self._tell_slots(data_dir)
         failpoint("rebuild.configured")
+
+    def _tell_slots(self, data_dir: Path) -> None:
+        """A rewind and a restore leave none; what a primary had for its replicas would keep WAL for nobody."""
+        slots = sorted(entry.name for entry in (data_dir / "pg_replslot").iterdir())
+        if slots and self.survey.directory.control is not None and not self.survey.directory.was_standby:
+            self.notes.append(
+                f"it has replication slots of its time as a primary ({', '.join(slots)}): drop those that nobody uses, "
+                "or they keep WAL until its disk is full"
+            )
 
     def _leave_history(self, data_dir: Path) -> None:
         """With it the replica knows the primary's way from the start, and replays nothing beyond where it left a timeline."""

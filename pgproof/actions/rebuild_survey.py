@@ -54,7 +54,7 @@ _NOT_IN_SLOTS = re.compile(r"[^a-z0-9_]+")
 @dataclass(frozen=True, slots=True)
 class Survey:
     """What was found. `repository` is None if none is configured or it cannot be opened. `fetches` says that the replica can
-    fetch WAL from it, `delayed` that it stays behind on purpose."""
+    fetch WAL from it, `pinned` to which timeline it has to keep, `delayed` that it stays behind on purpose."""
 
     request: RebuildRequest
     plan: RebuildPlan
@@ -68,6 +68,7 @@ class Survey:
     repository: BackupConfig | None
     stored: Stored | None
     fetches: bool
+    pinned: int | None
     delayed: bool
 
     @property
@@ -100,6 +101,8 @@ def survey_rebuild(
     Raises PreconditionError for whatever stands in the way, before anything is touched.
     """
     servers = replication.servers(postgres)
+    # Through a link nothing could be moved aside.
+    request = replace(request, data_dir=request.data_dir.resolve())
     if request.node not in servers:
         replication.replica(request.node)
     place = RebuildPlace(request.data_dir, service_user(request.owner or _owner(request.data_dir)))
@@ -148,6 +151,13 @@ def survey_rebuild(
         can_stop=request.stop_command is not None,
         why_not_stored=why_not,
     )
+    pinned = None
+    if stored is not None and max(stored.timelines, default=0) > state.timeline:
+        pinned = state.timeline
+        notes.append(
+            f"the repository holds a newer timeline than the primary's, of a cluster that was restored: the replica is kept to "
+            f"timeline {pinned}; set recovery_target_timeline to latest before the next failover"
+        )
     programs = find_programs(state.version // 10000, config.bin_dir if config else None)
     conninfo = replica_conninfo(
         request.primary_conninfo, setting(files, "primary_conninfo"), primary_config, request.node
@@ -183,6 +193,7 @@ def survey_rebuild(
         repository,
         stored,
         fetches,
+        pinned,
         setting(files, "recovery_min_apply_delay") not in ("", "0"),
     )
 

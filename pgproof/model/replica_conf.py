@@ -23,10 +23,13 @@ def setting(files: list[str], name: str) -> str:
     return found
 
 
-def following(auto_conf: bytes, standby: Standby, restore_command: str | None) -> bytes:
+def following(
+    auto_conf: bytes, standby: Standby, restore_command: str | None, timeline: int | None = None
+) -> bytes:
     """postgresql.auto.conf of a replica that follows `standby.primary`, with all else as it is.
 
-    Its delay stays, unlike after a restore. Without a `restore_command` there is none.
+    Its delay stays, unlike after a restore. Without a `restore_command` there is none. Without a `timeline` it follows its
+    primary through promotions.
     """
     delays = [line for line in auto_conf.splitlines(keepends=True) if _DELAY.match(line)]
     rest = b"".join(
@@ -34,7 +37,7 @@ def following(auto_conf: bytes, standby: Standby, restore_command: str | None) -
         for line in auto_conf.splitlines(keepends=True)
         if not line.startswith(tuple(each.encode() for each in _OURS))
     )
-    settings = standby_settings(restore_command or "", standby, None)
+    settings = standby_settings(restore_command or "", standby, timeline)
     return with_settings(rest.rstrip(b"\n") + b"\n" if rest.strip() else b"", settings, _NOTE) + b"".join(
         delay if delay.endswith(b"\n") else delay + b"\n" for delay in delays[-1:]
     )

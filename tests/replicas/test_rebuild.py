@@ -355,6 +355,8 @@ def test_one_that_cannot_be_rewound_comes_from_the_repository(
     with (old.data_dir / "postgresql.conf").open("a") as file:
         file.write(OWN)
     new = fail_over(world)
+    archive(old, config)  # with what the new primary never had
+    archive(new, config)
     old.stop()
     for point in ("rebuild.parked", "rebuild.restoring", "delta.removed@3", "restore.write@5"):
         killed = by_command(world, "primary", config, failpoints=f"{point}=kill")
@@ -371,8 +373,21 @@ def test_one_that_cannot_be_rewound_comes_from_the_repository(
     assert report["way"] == "restore"
     assert report["backup_id"] is not None
     assert [each["step"] for each in report["steps"]][1:4] == ["stop", "slot", "restore"]
+    assert "recovery_target_timeline = 'latest'" in (old.data_dir / "postgresql.auto.conf").read_text()
     machine.wait_until(lambda: old.psql("SELECT seven FROM later") == "7", "the replica to follow")
     assert old.psql("SHOW work_mem") == "77MB"
+
+
+def archive(cluster: Cluster, config: BackupConfig) -> None:
+    """Bring its history files and its segments up to now into the repository."""
+    name = cluster.psql("SELECT pg_walfile_name(pg_switch_wal())")
+    cluster.psql("SELECT pg_logical_emit_message(true, '', '')")
+    for path in sorted(
+        (cluster.data_dir / "pg_wal").iterdir(), key=lambda each: (each.suffix == "", each.name)
+    ):
+        if path.suffix == ".history" or (path.suffix == "" and path.is_file() and path.name <= name):
+            push_one(config, path)
+    machine.give_to_service(Path(config.backup_dir or ""))
 
 
 def test_a_replica_whose_wal_is_gone(made: Callable[..., Replicated], work_dir: Path) -> None:
