@@ -181,7 +181,6 @@ class _Rebuild:
         if not failure:
             self._measure_tail()
             place.park_own()
-            place.reach(Stage.REWINDING)
             with self.clock.step("rewind"):
                 failure, wrote = self._rewind()
                 changed = begun_before or wrote
@@ -215,7 +214,12 @@ class _Rebuild:
             shutil.rmtree(target / FOLDER, ignore_errors=True)
         with temporary_directory("rewind", survey.place.root, survey.user) as work:
             (work / "pg_wal").mkdir(mode=0o755)
-            if survey.repository is None:
+            with contextlib.ExitStack() as stack:
+                restore_command = ""
+                if survey.repository is not None:
+                    source = stack.enter_context(wal_source(survey.repository, work, survey.user))
+                    restore_command = source.restore_command
+                survey.place.reach(Stage.REWINDING)
                 done = rewind(
                     target,
                     survey.primary_config,
@@ -223,19 +227,8 @@ class _Rebuild:
                     survey.user,
                     self.job,
                     work=work,
-                    restore_command="",
+                    restore_command=restore_command,
                 )
-            else:
-                with wal_source(survey.repository, work, survey.user) as source:
-                    done = rewind(
-                        target,
-                        survey.primary_config,
-                        survey.programs,
-                        survey.user,
-                        self.job,
-                        work=work,
-                        restore_command=source.restore_command,
-                    )
         if not done.failure and not done.rewound:
             self.notes.append("it had written nothing of its own, so nothing had to be rewound")
         return done.failure, done.changed

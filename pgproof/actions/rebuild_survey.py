@@ -282,8 +282,15 @@ def _configured(config: BackupConfig) -> bool:
 
 
 def _stored(config: BackupConfig, state: NodeState) -> Stored:
+    """Raises PreconditionError for a repository that knows no such cluster, or another one by this name."""
     repository = open_for_reading(config)
-    archive = WalArchive(repository, str(state.system_identifier), state.segment_size)
+    archive = WalArchive.open(repository)
+    if archive.system_identifier != str(state.system_identifier):
+        raise PreconditionError(
+            "it holds another cluster under this name",
+            hint="correct --cluster or the repository",
+            cluster=config.cluster,
+        )
     inventory = archive.inventory()
     backups = [
         StoredBackup(each.backup_id, each.timeline, each.stop_lsn)

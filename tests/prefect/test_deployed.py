@@ -113,6 +113,7 @@ def test_bootstrapping_and_deploying_again_changes_nothing(stack: Stack) -> None
             ("hourly-incremental", 1),
             ("monthly", 1),
             ("often", 1),
+            ("replica", 0),
             ("table", 0),
             ("wal", 0),
             ("weekly", 1),

@@ -26,6 +26,7 @@ from pgproof.model.rebuild_report import RebuildReport, RebuildRequest
 from pgproof.model.replication_config import ReplicaInfo, ReplicationConfig
 from pgproof.model.wal_commands import restore_command_by_client
 from pgproof.replica_manager import ReplicaManager
+from tests.repository.places import new_repository
 from tests.support import machine
 from tests.support.faults import forks, run_armed
 from tests.support.fingerprint import fingerprint
@@ -221,6 +222,9 @@ def test_the_repository_has_the_wal_that_a_rewind_needs(
     assert "the files are as they were" in raised.value.hint
     assert (old.data_dir / "postgresql.conf").exists()
     assert not old.data_dir.with_name("data.pgproof-rebuild").exists()
+    stranger = new_repository(work_dir / "other")
+    with pytest.raises(PreconditionError, match="the rewind failed, and there is no backup"):
+        rebuild(world, "primary", stranger)
     report = rebuild(world, "primary", config)
     assert report.way is Way.REWIND
     require_follows(old, new)
