@@ -78,4 +78,8 @@ class FailoverRequest:
 
 def silent(answer: NodeState | EngineError) -> bool:
     """Whether nobody answers there at all. A server that refuses us, or says that it is starting, is alive."""
-    return isinstance(answer, TransientError) and "FATAL" not in str(answer.context.get("reason", ""))
+    return (
+        isinstance(answer, TransientError)
+        and not answer.context.get("sqlstate")
+        and "FATAL" not in str(answer.context.get("reason", ""))
+    )
