@@ -15,6 +15,7 @@ import pytest
 from pgproof.actions.failover import failover, prepare_failover
 from pgproof.actions.opening import open_repository
 from pgproof.actions.recorded import list_actions
+from pgproof.actions.roles import server_roles
 from pgproof.errors import ConflictError, PreconditionError
 from pgproof.model.config import PostgresConfig
 from pgproof.model.failover_evidence import FailoverRequest, LastPrimary
@@ -23,6 +24,7 @@ from pgproof.model.failover_report import FailoverReport, Outcome
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
 from pgproof.model.replication_config import ReplicationConfig
+from pgproof.model.roles import Purpose
 from pgproof.model.wal_stream import DEFAULT_SLOT
 from pgproof.postgres.node_query import measure_nodes
 from pgproof.replica_manager import ReplicaManager
@@ -267,7 +269,7 @@ def test_the_command_shows_asks_promotes_and_keeps_who_did_it(
     cluster_factory: ClusterFactory, work_dir: Path
 ) -> None:
     """By a role with no more rights than it needs, and a standby whose setting comes by command line."""
-    them = replicated(cluster_factory, 18, settings=QUICK)
+    them = replicated(cluster_factory, 18, replicas=3, settings=QUICK)
     fixed = them.replicas["replica2"]
     fixed.stop()
     fixed._options["primary_conninfo"] = (
@@ -306,19 +308,19 @@ def test_the_command_shows_asks_promotes_and_keeps_who_did_it(
     status, out = pgproof(env, *command, "--yes")
     assert status == 3 and "✗ the role app may not promote replica1" in out
     require_nothing_changed(them)
-    them.primary.psql(
-        "GRANT EXECUTE ON FUNCTION pg_promote(boolean, integer) TO app; GRANT pg_checkpoint, pg_monitor TO app"
-    )
+    server_roles(them.postgres, [Purpose.FAILOVER], apply=True)
+    env["PGUSER"] = "pgproof_failover"
     them.wait_for_replay()
     status, out = pgproof(env, *command)
     assert status == 3 and "this needs a confirmation" in out and "Switchover: replica1 takes over" in out
     status, out = pgproof(env, *command, "--yes", "--json")
     assert status == 0, out
     report = json.loads(out)
-    (follower,) = report["followers"]
+    follower, other = report["followers"]
     assert follower["outcome"] == "by hand" and "command line" in follower["detail"]
+    assert other["outcome"] == "streaming"
     (slots,) = (each for each in report["steps"] if each["name"] == "slots on replica1")
-    assert slots["ok"] is None and "pgproof" in slots["detail"], "app may make none"
+    assert slots["ok"] and slots["detail"] == "pgproof, replica2, replica3"
     assert report["plan"]["loss"]["nothing_acknowledged_is_lost"]
     records, _damaged = list_actions(repository)
     assert [(each.command, each.outcome) for each in records][-1] == ("replicas promote", "done")
