@@ -218,9 +218,9 @@ class _Failover:
             )
             states = {**states, plan.node: look_at(plan.node, servers[plan.node])}
             plan = _now(plan, states)
-            if proven and plan.loss is not None:
-                why = "not needed: the old primary was ended cleanly, and all of its WAL is here"
-                plan = replace(plan, loss=replace(plan.loss, guaranteed=True, why=why))
+            if plan.loss is not None and not proven:
+                why = "the end of the old primary's WAL is not proven"
+                plan = replace(plan, loss=replace(plan.loss, guaranteed=False, why=why))
             return plan
         again = replace(evidence, answers={**evidence.answers, **states})
         fresh = again.plan(self.cluster, replace(self.request, node=""), self.last)

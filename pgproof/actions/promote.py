@@ -17,8 +17,8 @@ from pgproof.postgres.node_query import measure_nodes
 _LOOK_SECONDS = 5.0
 _PAUSE = 0.2
 _BETWEEN_LOOKS = 1.0
-# A checkpoint's record, and the headers of pages that it may lie across; nothing else is as short behind one.
-_CHECKPOINT_BYTES = 256
+# A checkpoint's record, 114 bytes, and the header of a page in it; any other record behind it would make more.
+_CHECKPOINT_BYTES = 168
 
 
 def look_at(node: str, server: PostgresConfig) -> NodeState:
