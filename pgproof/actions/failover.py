@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from pgproof.actions.failover_look import LOOK_SECONDS, Cluster, Evidence, cluster_of, look
+from pgproof.actions.failover_look import LOOK_SECONDS, Cluster, Evidence, archived, cluster_of, look
 from pgproof.actions.fence import masked, require_fenced, run_fence, secrets_of
 from pgproof.actions.promote import (
     Slots,
@@ -117,6 +117,7 @@ class _Failover:
         failpoint("failover.repointed")
         self._checkpoint(primary)
         self._verify(plan, primary)
+        self._compare_with_archive(plan, primary)
         report = FailoverReport(
             plan=plan,
             node=plan.node,
@@ -333,6 +334,23 @@ class _Failover:
                 ok=not alive,
                 detail=f"{', '.join(alive)} writes again" if alive else f"{', '.join(others)} writes nothing",
                 hint="stop it at once" if alive else "",
+            )
+
+    def _compare_with_archive(self, plan: FailoverPlan, primary: NewPrimary) -> None:
+        """The streamer may have stored more after the plan was made: what the old primary had sent it."""
+        old, branch = plan.verdict(plan.node).timeline, primary.state.branched_at
+        if self.cluster.repository is None or plan.kind is Kind.FINISH or branch is None:
+            return
+        try:
+            end = archived(self.cluster.repository).ends.get(old)
+        except EngineError as error:
+            self.notes.append(f"the archive could not be compared with the new timeline: {error.message}")
+            return
+        size = primary.state.segment_size
+        if end is not None and (ahead := record_end(end, size) - record_end(branch, size)) > 0:
+            self.notes.append(
+                f"the archive is ahead of the new timeline by {ahead:,} bytes, up to {end} of timeline {old}; to look into "
+                f"them: pgproof restore --data-dir DIR --to-lsn {end} --timeline {old}"
             )
 
     def _step(

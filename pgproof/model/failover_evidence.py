@@ -47,7 +47,7 @@ class NodeFacts:
 
     `name` is its application_name, by which synchronous_standby_names knows it. `upstream` are the places (host, port) that its
     primary_conninfo names, None where that setting may not be read, and `conninfo_source` is where it comes from
-    (pg_settings.source). `sync_states` are a primary's standbys by application_name.
+    (pg_settings.source).
     """
 
     user: str = ""
@@ -58,7 +58,6 @@ class NodeFacts:
     follows_latest: bool = True
     synchronous_standby_names: str = ""
     synchronous_commit: str = "on"
-    sync_states: Mapping[str, str] = field(default_factory=dict)
     may_promote: bool = True
     may_checkpoint: bool = True
     may_make_slots: bool = True

@@ -80,17 +80,7 @@ def test_the_best_replica_takes_over_and_the_archive_has_no_gap(
         ledger.start(them.primary)
         ledger.wait_for(20)
         wait_for_flush(them.primary, written(them.primary))
-        # It receives no more, and would have to be led back to the primary to go on.
-        behind.psql("ALTER SYSTEM SET primary_conninfo = ''")
-        behind.psql("SELECT pg_reload_conf()")
-        machine.wait_until(
-            lambda: behind.psql("SELECT count(*) FROM pg_stat_wal_receiver") == "0", "it to be cut off"
-        )
-        behind.psql(
-            "ALTER SYSTEM SET primary_conninfo = "
-            f"'host={them.primary.socket_dir} port=1 user=postgres password=keep-me application_name=replica1'"
-        )
-        behind.psql("SELECT pg_reload_conf()")
+        cut_off(behind)
         paused.psql("SELECT pg_wal_replay_pause()")
         ledger.wait_for(20)
         streamer.kill9()
@@ -138,6 +128,35 @@ def test_the_best_replica_takes_over_and_the_archive_has_no_gap(
         (switch,) = archive.history(2).switches
         assert archive.inventory().coverage().run_end(1, switch.at) == switch.at
         require_stored(repository, best, 2, written(best))
+
+
+def test_what_the_archive_has_beyond_the_new_primary_is_told(
+    cluster_factory: ClusterFactory, work_dir: Path
+) -> None:
+    """The only replica is cut off, the streamer is not."""
+    them = replicated(cluster_factory, 18, replicas=1, settings=QUICK)
+    repository = new_repository(work_dir / "repository", encryption=False)
+    with Streamer(them.postgres, repository) as streamer:
+        cut_off(them.replicas["replica1"])
+        them.primary.psql("CREATE TABLE lost AS SELECT generate_series(1, 1000) g")
+        end = written(them.primary)
+        wait_for_flush(them.primary, end)
+        streamer.stop()
+    them.primary.kill9()
+    report = run(them, repository=repository)
+    loss = report.plan.loss
+    assert report.ok and loss is not None and loss.archive_bytes
+    assert loss.archive_end == end and loss.kept + loss.archive_bytes <= end
+    assert any(f"--to-lsn {end} --timeline 1" in note for note in report.notes)
+
+
+def cut_off(replica: Cluster) -> None:
+    """It receives nothing more, and is told of a server that is not there."""
+    replica.psql("ALTER SYSTEM SET primary_conninfo = 'host=/nowhere port=1 user=postgres password=keep-me'")
+    replica.psql("SELECT pg_reload_conf()")
+    machine.wait_until(
+        lambda: replica.psql("SELECT count(*) FROM pg_stat_wal_receiver") == "0", "it to be cut off"
+    )
 
 
 def plan_of(them: Replicated, request: FailoverRequest) -> Any:
@@ -249,11 +268,7 @@ def test_one_that_has_more_than_the_new_primary_is_named_for_a_rebuild(
 ) -> None:
     them = replicated(cluster_factory, 18, settings=QUICK)
     behind = them.replicas["replica1"]
-    behind.psql("ALTER SYSTEM SET primary_conninfo = 'host=/nowhere port=1'")
-    behind.psql("SELECT pg_reload_conf()")
-    machine.wait_until(
-        lambda: behind.psql("SELECT count(*) FROM pg_stat_wal_receiver") == "0", "it to be cut off"
-    )
+    cut_off(behind)
     them.primary.psql("CREATE TABLE t AS SELECT generate_series(1, 1000) g")
     them.wait_for_replay("replica2")
     them.primary.kill9()
