@@ -11,10 +11,11 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from pgproof.actions.failover_look import LOOK_SECONDS, Cluster, Evidence, cluster_of, look
+from pgproof.actions.failover_look import LOOK_SECONDS, Cluster, Evidence, archived, cluster_of, look
 from pgproof.actions.fence import masked, require_fenced, run_fence, secrets_of
 from pgproof.actions.promote import (
     Slots,
+    held_by,
     keep_slots,
     look_at,
     promote,
@@ -95,12 +96,12 @@ class _Failover:
     def run(self, approved: Decision | None) -> FailoverReport:
         plan, evidence = self._plan(approved)
         begun = time.monotonic()
-        self._fence(plan, evidence)
+        received = self._fence(plan, evidence)
         failpoint("failover.fenced")
         kept: Lsn | None = None
         unwritable: float | None = None
         if plan.kind is not Kind.FINISH:
-            plan = self._settle(plan, evidence)
+            plan = self._settle(plan, evidence, received)
             kept = plan.loss.kept if plan.loss else None
             failpoint("failover.ready")
         self._keep_slots(plan, evidence)
@@ -116,6 +117,7 @@ class _Failover:
         failpoint("failover.repointed")
         self._checkpoint(primary)
         self._verify(plan, primary)
+        self._compare_with_archive(plan, primary)
         report = FailoverReport(
             plan=plan,
             node=plan.node,
@@ -154,8 +156,9 @@ class _Failover:
         self._step("plan", at, detail=plan.sentence())
         return plan, evidence
 
-    def _fence(self, plan: FailoverPlan, evidence: Evidence) -> None:
-        """End every node that writes or may write, and see that it does not."""
+    def _fence(self, plan: FailoverPlan, evidence: Evidence) -> Lsn:
+        """End every node that writes or may write, and see that it does not. How far the standbys had received between."""
+        received = Lsn(-1)
         command = self.cluster.replication.fence_command
         secrets = secrets_of(self.cluster.servers.values())
         for node in plan.fence:
@@ -167,6 +170,7 @@ class _Failover:
                 self.job.report(f"ending {node}")
                 said = run_fence(command, server, self.seconds, secrets, self.job)
                 self._step(f"fence {node}", at, detail=said)
+            received, _states = held_by(self._survivors(plan))
             at = time.monotonic()
             self.job.report(f"looking at {node}")
             try:
@@ -180,18 +184,23 @@ class _Failover:
             self._step(f"look at {node}", at, detail=f"{seen}, by two looks")
         if self.request.unfenced and plan.fence:
             self.notes.append(f"not fenced: whoever starts {', '.join(plan.fence)} again has two primaries")
+        return received
 
-    def _settle(self, plan: FailoverPlan, evidence: Evidence) -> FailoverPlan:
-        """Nobody feeds the standbys any more: what they hold now is what there is."""
-        at = time.monotonic()
-        self.job.report("waiting for the WAL that is on its way")
+    def _survivors(self, plan: FailoverPlan) -> dict[str, PostgresConfig]:
         known = [
             each.node for each in plan.verdicts if each.state is not None and each.node not in plan.fence
         ]
-        servers = {node: self.cluster.servers[node] for node in known}
-        states = wait_for_quiet(servers, self.seconds, self.job)
+        return {node: self.cluster.servers[node] for node in known}
+
+    def _settle(self, plan: FailoverPlan, evidence: Evidence, received: Lsn) -> FailoverPlan:
+        """Nobody feeds the standbys any more: what they hold now is what there is."""
+        at = time.monotonic()
+        self.job.report("waiting for the WAL that is on its way")
+        servers = self._survivors(plan)
+        states = wait_for_quiet(servers, received, self.seconds, self.job)
         if plan.kind is Kind.SWITCHOVER:
-            old = next(each.state for each in plan.verdicts if each.node in plan.fence and each.state)
+            ended = [each.state for each in plan.verdicts if each.node in plan.fence and each.state]
+            old = max(ended, key=lambda each: each.timeline)
             proven = wait_for_everything(
                 plan.node,
                 servers[plan.node],
@@ -210,9 +219,9 @@ class _Failover:
             )
             states = {**states, plan.node: look_at(plan.node, servers[plan.node])}
             plan = _now(plan, states)
-            if proven and plan.loss is not None:
-                why = "not needed: the old primary was ended cleanly, and all of its WAL is here"
-                plan = replace(plan, loss=replace(plan.loss, guaranteed=True, why=why))
+            if plan.loss is not None and not proven:
+                why = "the end of the old primary's WAL is not proven"
+                plan = replace(plan, loss=replace(plan.loss, guaranteed=False, why=why))
             return plan
         again = replace(evidence, answers={**evidence.answers, **states})
         fresh = again.plan(self.cluster, replace(self.request, node=""), self.last)
@@ -325,6 +334,23 @@ class _Failover:
                 ok=not alive,
                 detail=f"{', '.join(alive)} writes again" if alive else f"{', '.join(others)} writes nothing",
                 hint="stop it at once" if alive else "",
+            )
+
+    def _compare_with_archive(self, plan: FailoverPlan, primary: NewPrimary) -> None:
+        """The streamer may have stored more after the plan was made: what the old primary had sent it."""
+        old, branch = plan.verdict(plan.node).timeline, primary.state.branched_at
+        if self.cluster.repository is None or plan.kind is Kind.FINISH or branch is None:
+            return
+        try:
+            end = archived(self.cluster.repository).ends.get(old)
+        except EngineError as error:
+            self.notes.append(f"the archive could not be compared with the new timeline: {error.message}")
+            return
+        size = primary.state.segment_size
+        if end is not None and (ahead := record_end(end, size) - record_end(branch, size)) > 0:
+            self.notes.append(
+                f"the archive is ahead of the new timeline by {ahead:,} bytes, up to {end} of timeline {old}; to look into "
+                f"them: pgproof restore --data-dir DIR --to-lsn {end} --timeline {old}"
             )
 
     def _step(

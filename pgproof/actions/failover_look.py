@@ -93,7 +93,7 @@ def look(cluster: Cluster) -> Evidence:
     archive, problem = None, ""
     if cluster.repository is not None:
         try:
-            archive = _archived(cluster.repository)
+            archive = archived(cluster.repository)
         except EngineError as error:
             problem = error.message
     return Evidence(
@@ -109,8 +109,8 @@ def _configured(config: BackupConfig) -> bool:
     return bool(config.repository_url or config.backup_dir or config.s3_bucket)
 
 
-def _archived(config: BackupConfig) -> Archived:
-    """Raises TransientError after a while: a store that does not answer must not hold a failover up."""
+def archived(config: BackupConfig) -> Archived:
+    """What the repository holds. Raises TransientError after a while: a silent store must not hold a failover up."""
     found: list[Archived | EngineError] = []
 
     def read() -> None:

@@ -17,8 +17,8 @@ from pgproof.postgres.node_query import measure_nodes
 _LOOK_SECONDS = 5.0
 _PAUSE = 0.2
 _BETWEEN_LOOKS = 1.0
-# A checkpoint's record, and the headers of pages that it may lie across; nothing else is as short behind one.
-_CHECKPOINT_BYTES = 256
+# A checkpoint's record, 114 bytes, and the header of a page in it; any other record behind it would make more.
+_CHECKPOINT_BYTES = 168
 
 
 def look_at(node: str, server: PostgresConfig) -> NodeState:
@@ -29,18 +29,26 @@ def look_at(node: str, server: PostgresConfig) -> NodeState:
     return answer
 
 
-def wait_for_quiet(servers: Mapping[str, PostgresConfig], seconds: float, job: Job) -> dict[str, NodeState]:
-    """What the standbys hold once none of them receives more: by two looks, a second apart.
+def held_by(servers: Mapping[str, PostgresConfig]) -> tuple[Lsn, dict[str, NodeState]]:
+    """How far the most advanced standby has received, and what each is."""
+    answers = measure_nodes(servers, _LOOK_SECONDS)
+    states = {node: each for node, each in answers.items() if isinstance(each, NodeState)}
+    return max((each.held for each in states.values() if each.in_recovery), default=Lsn(0)), states
+
+
+def wait_for_quiet(
+    servers: Mapping[str, PostgresConfig], before: Lsn, seconds: float, job: Job
+) -> dict[str, NodeState]:
+    """What the standbys hold once none of them receives more: by two looks, of which the first, a second ago at least, has
+    found `before`.
 
     It is the look at the old primary that needs no way to it: whoever still receives is fed by somebody. Raises
     PreconditionError if that does not end.
     """
-    end, before = time.monotonic() + seconds, Lsn(-1)
+    end = time.monotonic() + seconds
     while True:
         job.checkpoint()
-        answers = measure_nodes(servers, _LOOK_SECONDS)
-        states = {node: each for node, each in answers.items() if isinstance(each, NodeState)}
-        most = max((each.held for each in states.values() if each.in_recovery), default=Lsn(0))
+        most, states = held_by(servers)
         if most == before:
             return states
         if time.monotonic() > end:

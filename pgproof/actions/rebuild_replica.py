@@ -35,7 +35,7 @@ from pgproof.model.replica_conf import following
 from pgproof.model.replication_config import ReplicationConfig
 from pgproof.model.wal_commands import FOLDER
 from pgproof.postgres.disk_errors import on_disk
-from pgproof.postgres.rebuild_place import AUTO_CONF, mark, put_file
+from pgproof.postgres.rebuild_place import AUTO_CONF, alone_in, mark, put_file
 from pgproof.postgres.rebuild_primary import is_directory_of, provide_slot
 from pgproof.postgres.replica_directory import read_control
 from pgproof.postgres.rewinding import end_well, rewind
@@ -72,20 +72,21 @@ def rebuild_replica(
     PreconditionError before the first change where something is in the way.
     """
     begun = time.monotonic()
-    with _Clock(job).step("survey") as clock:
-        survey = survey_rebuild(postgres, replication, config, request, job)
-    planned(survey.plan)
-    if survey.plan.changes and survey.directory.running:
-        with clock.step("stop"):
-            # A rewind needs WAL back to before the branch, and without a repository nobody else has it. With one an
-            # orderly end is better: what is not archived yet comes into it.
-            keep_wal = survey.plan.way is Way.REWIND and survey.repository is None
-            survey.server.stop(job, keep_wal=keep_wal)
-        # Its files tell how far it was only now.
-        survey = survey_rebuild(postgres, replication, config, request, job, stopped=True)
+    with alone_in(request.data_dir.resolve().parent):
+        with _Clock(job).step("survey") as clock:
+            survey = survey_rebuild(postgres, replication, config, request, job)
         planned(survey.plan)
-    work = _Rebuild(survey, job, clock)
-    work.run()
+        if survey.plan.changes and survey.directory.running:
+            with clock.step("stop"):
+                # A rewind needs WAL back to before the branch, and without a repository nobody else has it. With one an
+                # orderly end is better: what is not archived yet comes into it.
+                keep_wal = survey.plan.way is Way.REWIND and survey.repository is None
+                survey.server.stop(job, keep_wal=keep_wal)
+            # Its files tell how far it was only now.
+            survey = survey_rebuild(postgres, replication, config, request, job, stopped=True)
+            planned(survey.plan)
+        work = _Rebuild(survey, job, clock)
+        work.run()
     report = RebuildReport(
         node=request.node,
         primary=survey.primary.name,

@@ -47,7 +47,7 @@ class NodeFacts:
 
     `name` is its application_name, by which synchronous_standby_names knows it. `upstream` are the places (host, port) that its
     primary_conninfo names, None where that setting may not be read, and `conninfo_source` is where it comes from
-    (pg_settings.source). `sync_states` are a primary's standbys by application_name.
+    (pg_settings.source).
     """
 
     user: str = ""
@@ -58,7 +58,6 @@ class NodeFacts:
     follows_latest: bool = True
     synchronous_standby_names: str = ""
     synchronous_commit: str = "on"
-    sync_states: Mapping[str, str] = field(default_factory=dict)
     may_promote: bool = True
     may_checkpoint: bool = True
     may_make_slots: bool = True
@@ -78,4 +77,8 @@ class FailoverRequest:
 
 def silent(answer: NodeState | EngineError) -> bool:
     """Whether nobody answers there at all. A server that refuses us, or says that it is starting, is alive."""
-    return isinstance(answer, TransientError) and "FATAL" not in str(answer.context.get("reason", ""))
+    return (
+        isinstance(answer, TransientError)
+        and not answer.context.get("sqlstate")
+        and "FATAL" not in str(answer.context.get("reason", ""))
+    )

@@ -186,10 +186,10 @@ def plan_failover(
         cluster=cluster,
         patroni_leader=patroni_leader,
     )
-    if current is not None and kind is Kind.SWITCHOVER:
-        # What it has written beyond this look is waited for.
-        setting = facts[current.node].synchronous_standby_names if current.node in facts else None
-        last = LastPrimary(current.timeline, current.held, current.at, current.node, setting)
+    loss = loss_of(chosen, verdicts, last, archive, facts) if chosen and chosen.state else None
+    if loss is not None and kind is Kind.SWITCHOVER:
+        why = "not needed, because it is promoted once it has all of the primary's WAL"
+        loss = replace(loss, guaranteed=True, primary_bytes=0, primary_at=None, why=why)
     return FailoverPlan(
         at=at,
         kind=kind,
@@ -197,7 +197,7 @@ def plan_failover(
         fence=fence,
         follow=_followers(verdicts, chosen, fence),
         verdicts=verdicts,
-        loss=loss_of(chosen, verdicts, last, archive, facts) if chosen and chosen.state else None,
+        loss=loss,
         unfenced=request.unfenced,
         notes=tuple(_notes(case)),
         refusals=tuple(refusals_of(case)),

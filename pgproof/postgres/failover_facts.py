@@ -19,8 +19,6 @@ SELECT current_user::text,
        (SELECT jsonb_object_agg(name, jsonb_build_array(setting, source)) FROM pg_settings
          WHERE name IN ('primary_conninfo', 'primary_slot_name', 'recovery_target_timeline', 'cluster_name',
                         'synchronous_standby_names', 'synchronous_commit')),
-       (SELECT jsonb_object_agg(application_name, sync_state) FROM pg_stat_replication
-         WHERE application_name IS NOT NULL),
        has_function_privilege('pg_catalog.pg_promote(boolean, integer)', 'EXECUTE'),
        rolsuper OR pg_has_role('pg_checkpoint', 'USAGE'),
        rolsuper OR rolreplication,
@@ -34,7 +32,7 @@ _UNNAMED = "walreceiver"
 def read_failover_facts(server: PostgresConfig, seconds: float) -> NodeFacts:
     """Raises the engine's errors for a node that cannot be asked within `seconds`."""
     rows = ask(server, _QUERY, seconds=seconds, what="the question what may be done")
-    user, settings, states, promote, checkpoint, slots, alter, reload = rows[0]
+    user, settings, promote, checkpoint, slots, alter, reload = rows[0]
     known: dict[str, list[Any]] = settings or {}
 
     def value(name: str) -> str:
@@ -51,7 +49,6 @@ def read_failover_facts(server: PostgresConfig, seconds: float) -> NodeFacts:
         follows_latest=value("recovery_target_timeline") in ("", "latest"),
         synchronous_standby_names=value("synchronous_standby_names"),
         synchronous_commit=value("synchronous_commit"),
-        sync_states=states or {},
         may_promote=promote,
         may_checkpoint=checkpoint,
         may_make_slots=slots,

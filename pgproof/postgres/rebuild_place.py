@@ -11,13 +11,16 @@ step may be the last one of a process: the next rebuild goes on from what it fin
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgproof.errors import PreconditionError
+from pgproof.errors import ConflictError, PreconditionError
 from pgproof.failpoints import failpoint
 from pgproof.model.delta_plan import MARKER, belongs_to_postgres, is_fixed_directory
 from pgproof.model.rebuild_plan import Stage
@@ -167,6 +170,22 @@ class RebuildPlace:
             if self.root.exists():
                 shutil.rmtree(self.root)
                 sync_directory(self.root.parent)
+
+
+@contextlib.contextmanager
+def alone_in(parent: Path) -> Iterator[None]:
+    """No other rebuild works beside us here. Raises ConflictError if one does; it ends with its process."""
+    with on_disk(parent):
+        descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise ConflictError(
+            "another rebuild works here", hint="wait for its end, then look again", path=parent
+        ) from error
+    finally:
+        os.close(descriptor)
 
 
 def is_own(name: str) -> bool:
