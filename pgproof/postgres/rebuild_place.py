@@ -178,12 +178,13 @@ def alone_in(parent: Path) -> Iterator[None]:
     with on_disk(parent):
         descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConflictError(
+                "another rebuild works here", hint="wait for its end, then look again", path=parent
+            ) from error
         yield
-    except BlockingIOError as error:
-        raise ConflictError(
-            "another rebuild works here", hint="wait for its end, then look again", path=parent
-        ) from error
     finally:
         os.close(descriptor)
 

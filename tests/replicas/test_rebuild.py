@@ -25,6 +25,7 @@ from pgproof.model.rebuild_plan import Source, Way
 from pgproof.model.rebuild_report import RebuildReport, RebuildRequest
 from pgproof.model.replication_config import ReplicaInfo, ReplicationConfig
 from pgproof.model.wal_commands import restore_command_by_client
+from pgproof.postgres.rebuild_place import alone_in
 from pgproof.replica_manager import ReplicaManager
 from tests.repository.places import new_repository
 from tests.support import machine
@@ -465,6 +466,8 @@ def test_what_must_not_be_overwritten(
     refused("replica1", replica.data_dir, "no primary of this cluster answers")
     refused("primary", primary.data_dir, "no primary of this cluster answers")
     primary.start()
+    with alone_in(replica.data_dir.parent):
+        refused("replica1", replica.data_dir, "another rebuild works here")
     stranger = cluster_factory(18)
     stranger.stop()
     refused("replica1", stranger.data_dir, "no primary of this cluster answers")
