@@ -112,8 +112,10 @@ def _duration(seconds: float | None) -> str:
     return "–" if seconds is None else human_duration(seconds) if seconds else "0 s"
 
 
-def _share(share: float) -> str:
+def _share(share: float | None) -> str:
     """Not 100 % unless it is."""
+    if share is None:
+        return "–"
     return f"{min(100 * share, 99.99 if share < 1 else 100):.4g} %"
 
 

@@ -12,7 +12,7 @@ from pgproof.model.job import Job
 from pgproof.model.lag import NO_LAG, Lag
 from pgproof.model.lsn import Lsn
 from pgproof.model.node import NodeState
-from pgproof.model.replica_history import Look, highest_timeline, track_of
+from pgproof.model.replica_history import Look, highest_timelines, track_of
 from pgproof.model.replica_problems import problems_of
 from pgproof.model.replica_roles import judge_roles
 from pgproof.model.replica_status import NodeStatus, ReplicaLimits, ReplicaStatus, Role, Sender
@@ -43,16 +43,12 @@ def replica_status(
     at = datetime.now(UTC)
     last = before[-1] if before else None
     known = None if last is None else last.primary
+    floors = highest_timelines(before)
 
     def roles_of(
         states: Mapping[str, NodeState | None], ends: Mapping[str, Lsn] | None = None
     ) -> tuple[str | None, dict[str, Role]]:
-        # A timeline counts for the cluster that it was seen in.
-        floor = 0
-        for state in states.values():
-            if state is not None:
-                floor = max(floor, highest_timeline(before, state.system_identifier))
-        return judge_roles(states, floor=floor, known=known, ends=ends)
+        return judge_roles(states, floors=floors, known=known, ends=ends)
 
     found = survey_nodes(servers, lambda states: roles_of(states)[0], job, seconds=seconds, patience=patience)
     answers = {name: each for name, each in found.items() if isinstance(each, Surveyed)}

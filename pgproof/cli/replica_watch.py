@@ -18,6 +18,7 @@ from pgproof.cli.screen import Screen
 from pgproof.cli.text import printable
 from pgproof.cli.waiting import wait_for
 from pgproof.cli.wal_stream import seconds
+from pgproof.errors import PreconditionError
 from pgproof.model.replica_history import Look, look_of
 from pgproof.model.replica_status import NodeStatus, ReplicaStatus, Role
 
@@ -67,7 +68,10 @@ async def _looks(
     manager: ReplicaManager, interval: float, count: int, looks: list[Look]
 ) -> AsyncIterator[ReplicaStatus]:
     """One status after the other, each in `looks` when it comes."""
-    remembered = (await manager.history()).looks
+    remembered: tuple[Look, ...] = ()
+    # Somebody else's memory may be out of reach; then it begins here.
+    with contextlib.suppress(PreconditionError):
+        remembered = (await manager.history()).looks
     made = 0
     loop = asyncio.get_running_loop()
     while True:

@@ -145,6 +145,10 @@ def track_of(looks: Sequence[Look], system: int, timeline: int, now: datetime) -
     return track
 
 
-def highest_timeline(looks: Sequence[Look], system: int | None) -> int:
-    """The highest timeline of this cluster that a primary was ever seen on, 0 if none was."""
-    return max((look.timeline for look in looks if look.system == system), default=0)
+def highest_timelines(looks: Sequence[Look]) -> dict[int, int]:
+    """The highest timeline that a primary was ever seen on, by system identifier."""
+    found: dict[int, int] = {}
+    for look in looks:
+        if look.system is not None:
+            found[look.system] = max(found.get(look.system, 0), look.timeline)
+    return found

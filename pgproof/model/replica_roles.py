@@ -13,14 +13,15 @@ from pgproof.model.replication_config import PRIMARY
 def judge_roles(
     states: Mapping[str, NodeState | None],
     *,
-    floor: int = 0,
+    floors: Mapping[int, int] | None = None,
     known: str | None = None,
     ends: Mapping[str, Lsn] | None = None,
 ) -> tuple[str | None, dict[str, Role]]:
     """The primary, and the role of each node; None stands for one that did not answer.
 
-    `floor` is the highest timeline that was ever seen, and `known` the primary of the look before: of two on one timeline it
-    stays the one that the others are held against. `ends` are how far primaries had written after the standbys were asked.
+    `floors` are the highest timelines that were ever seen, by system identifier, and `known` the primary of the look before:
+    of two on one timeline it stays the one that the others are held against. `ends` are how far primaries had written after
+    the standbys were asked.
     """
     system = _system_of(states)
     ours = {
@@ -28,7 +29,7 @@ def judge_roles(
         for name, state in states.items()
         if state is not None and state.system_identifier == system
     }
-    highest = max([floor, *(state.timeline for state in ours.values())])
+    highest = max([(floors or {}).get(system or 0, 0), *(state.timeline for state in ours.values())])
     primaries = [name for name, state in ours.items() if state.primary and state.timeline == highest]
     primary = next((name for name in (known, PRIMARY) if name in primaries), next(iter(primaries), None))
     roles = {}

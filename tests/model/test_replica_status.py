@@ -12,7 +12,7 @@ from pgproof.model.lag import Lag
 from pgproof.model.lsn import Lsn
 from pgproof.model.node import NodeState
 from pgproof.model.replica_alarms import alarms, open_keys
-from pgproof.model.replica_history import Look, NodeLook, highest_timeline, look_of, track_of
+from pgproof.model.replica_history import Look, NodeLook, highest_timelines, look_of, track_of
 from pgproof.model.replica_problems import problems_of
 from pgproof.model.replica_roles import judge_roles
 from pgproof.model.replica_status import (
@@ -94,10 +94,11 @@ def test_the_primary_is_who_is_out_of_recovery_on_the_highest_timeline() -> None
 
 
 def test_a_timeline_that_was_once_seen_is_a_floor() -> None:
-    assert judge_roles({"primary": primary(1), "a": standby(1)}, floor=2) == (
+    assert judge_roles({"primary": primary(1), "a": standby(1)}, floors={7: 2, 8: 9}) == (
         None,
         {"primary": Role.STALE, "a": Role.STANDBY},
     )
+    assert judge_roles({"primary": primary(1), "a": standby(1, system=8)}, floors={8: 9})[0] == "primary"
     # A standby that is further tells the same: another one was promoted, which is not seen now.
     assert judge_roles({"primary": primary(1), "a": standby(2)})[0] is None
 
@@ -260,7 +261,7 @@ def test_looks_tell_since_when_a_replica_is_behind() -> None:
     assert track_of(looks, 8, 1, now).lag(standby(), 0.0).seconds is None
     assert track_of(looks, 7, 2, now).lag(standby(), 0.0).seconds is None
     assert track_of(looks, 7, 1, NOW).lag(standby(at=5), 0.0).seconds is None
-    assert highest_timeline(looks, 7) == 1 and highest_timeline(looks, 9) == 0
+    assert highest_timelines(looks) == {7: 1}
 
 
 SLOW, OK, DOWN = NodeLook("standby", 0, 40.0), NodeLook("standby", 0, 0.0), NodeLook("down")
@@ -268,12 +269,13 @@ KEY = "lag-seconds r1"
 
 
 def lags(text: str) -> list[Look]:
-    """`x` above the limit, `n` above half of it, `.` below, `d` down."""
+    """`x` above the limit, `n` above half of it, `.` below, `d` down, `u` unknown."""
     made = {
         "x": ({"r1": SLOW}, (KEY,), (KEY,)),
         "n": ({"r1": SLOW}, (), (KEY,)),
         ".": ({"r1": OK}, (), ()),
         "d": ({"r1": DOWN}, ("node-down r1",), ()),
+        "u": ({"r1": NodeLook("standby", 0, None)}, (), ()),
     }
     return [a_look(minute, *made[letter]) for minute, letter in enumerate(text)]
 
@@ -293,6 +295,8 @@ def lags(text: str) -> list[Look]:
         ("xxdddd", True),
         ("xx.d.", False),
         ("nnnn", False),
+        ("xxuu", True),
+        ("xx.u.", False),
         ("xx..x", False),
     ],
 )
