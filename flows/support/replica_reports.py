@@ -72,7 +72,7 @@ def replica_report(
         if series is not None and (length == _HOUR or series.end - series.start > _HOUR):
             parts.append(lag_chart(series, title).markdown())
     parts.append(
-        "Dashed are the limits. A bar is red while its node did not answer, and empty where nobody looked."
+        "Dashed are the limits. A bar is red or orange while its node did not answer, and empty where nobody looked."
     )
     if days := by_day(looks):
         parts.append("## Day by day")
@@ -94,7 +94,8 @@ def replica_report(
             )
         )
     lines = [*notes(status), *([note] if note else [])]
-    lines += [f"open: {each.key}" for each in broken]
+    now = {each.key for each in status.problems}
+    lines += [f"not yet recovered: {each.key}" for each in broken if each.key not in now]
     lines += [] if told is None else [f"told: {told.subject}"]
     lines.append(f"as of {human_time(status.at)}")
     parts.append("\n".join(f"- {inline(line)}" for line in lines))

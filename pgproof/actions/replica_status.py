@@ -20,7 +20,7 @@ from pgproof.model.replication_config import ReplicationConfig
 from pgproof.postgres.node_survey import Surveyed, survey_nodes
 
 # A node that does not answer is given up after twice this; a standby that is behind may catch up for so long.
-SECONDS = 4.0
+SECONDS = 3.0
 PATIENCE = 1.5
 
 
