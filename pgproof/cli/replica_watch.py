@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -68,6 +67,8 @@ async def _looks(
     manager: ReplicaManager, interval: float, count: int, looks: list[Look]
 ) -> AsyncIterator[ReplicaStatus]:
     """One status after the other, each in `looks` when it comes."""
+    import asyncio
+
     remembered: tuple[Look, ...] = ()
     # Somebody else's memory may be out of reach; then it begins here.
     with contextlib.suppress(PreconditionError):
