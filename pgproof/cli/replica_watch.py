@@ -125,7 +125,7 @@ def live_view(
     limits = f"limits {text.duration(status.limits.lag_seconds)} and {text.size(status.limits.lag_bytes)}"
     title = f"Cluster {printable(status.cluster)}   {status.at.astimezone():%H:%M:%S}, every {interval:g} s   {limits}"
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name, justify in (
+    columns = (
         ("node", "left"),
         ("role", "left"),
         ("lag", "right"),
@@ -134,13 +134,16 @@ def live_view(
         ("receiver", "left"),
         ("sync", "left"),
         ("timeline", "right"),
-    ):
+    )
+    # A narrow terminal shows what comes first whole.
+    shown = len(columns) if console.width >= 100 else len(columns) - 2
+    for name, justify in columns[:shown]:
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     troubled = {problem.node for problem in status.problems}
     for node in status.nodes:
         style = "bold red" if node.name in troubled else "green" if node.role is Role.PRIMARY else ""
         spark = sparkline(looks[-width:], node.name)
-        table.add_row(*map(Text, _cells(node, spark)), style=style)
+        table.add_row(*map(Text, _cells(node, spark)[:shown]), style=style)
     lines: list[RenderableType] = [Text(title, "bold"), table]
     for problem in status.problems:
         lines.append(Text(printable(f"✗ {problem.kind}: {problem.message}"), "red"))
