@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from pgproof.model.replica_history import Look
+from pgproof.model.replica_history import Look, NodeLook
 from pgproof.model.replica_status import Role
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class LagSeries:
 
 @dataclass(frozen=True, slots=True)
 class DayOfLag:
-    """One node on one day, in UTC. `within` is the share of the looks at which it answered and its lag was within the limits."""
+    """One node on one day, in UTC. `within` is the share of the looks at which it answered with a lag within the limits."""
 
     day: date
     node: str
@@ -54,7 +54,7 @@ class DayOfLag:
     p99: float | None
     maximum: float | None
     maximum_bytes: int | None
-    within: float
+    within: float | None
 
 
 def lag_series(looks: Sequence[Look], end: datetime, length: timedelta) -> LagSeries | None:
@@ -113,7 +113,9 @@ def by_day(looks: Sequence[Look]) -> list[DayOfLag]:
         within=("within", "mean"),
     )
     found = [
-        DayOfLag(day, node, looks, _known(median), _known(p99), _known(maximum), _whole(nbytes), within)
+        DayOfLag(
+            day, node, looks, _known(median), _known(p99), _known(maximum), _whole(nbytes), _known(within)
+        )
         for day, node, looks, median, p99, maximum, nbytes, within in _rows(days, *days.columns)
     ]
     return sorted(found, key=lambda each: (-each.day.toordinal(), each.node))
@@ -134,10 +136,7 @@ def _table(looks: Sequence[Look]) -> pd.DataFrame:
             node.lag_seconds,
             node.lag_bytes,
             node.role == Role.DOWN,
-            node.lag_seconds is not None
-            and node.lag_bytes is not None
-            and node.lag_seconds <= look.max_lag_seconds
-            and node.lag_bytes <= look.max_lag_bytes,
+            _within(look, node),
         )
         for look in looks
         for name, node in look.nodes.items()
@@ -145,7 +144,16 @@ def _table(looks: Sequence[Look]) -> pd.DataFrame:
     ]
     table = pd.DataFrame(rows, columns=["at", "node", "seconds", "nbytes", "down", "within"])
     table["at"] = pd.to_datetime(table["at"], utc=True)
-    return table.astype({"seconds": "float64", "nbytes": "float64"})
+    return table.astype({"seconds": "float64", "nbytes": "float64", "within": "float64"})
+
+
+def _within(look: Look, node: NodeLook) -> float | None:
+    """1 or 0; None where it cannot be told because the seconds are not known."""
+    if node.role == Role.STANDBY and node.lag_bytes is not None and node.lag_seconds is None:
+        return None if node.lag_bytes <= look.max_lag_bytes else 0.0
+    if node.lag_bytes is None or node.lag_seconds is None:
+        return 0.0
+    return float(node.lag_seconds <= look.max_lag_seconds and node.lag_bytes <= look.max_lag_bytes)
 
 
 def _known(value: float) -> float | None:
