@@ -58,6 +58,23 @@ class ReadReplicas(Block):
         description="Where Patroni manages the cluster: its REST endpoints. Then nothing is decided here.",
     )
 
+    @classmethod
+    def from_config(cls, config: ReplicationConfig) -> ReadReplicas:
+        """The form that says the same as `config`, whose replicas are those of READ_REPLICA_HOSTS: named by their places, and
+        with one user."""
+        first = config.replicas[0] if config.replicas else None
+        return cls.model_validate(
+            {
+                "hosts": [each.id for each in config.replicas],
+                "user": first.username if first else None,
+                "password": first.password if first else None,
+                "max_lag_bytes": config.max_lag_bytes,
+                "max_lag_seconds": config.max_lag_seconds,
+                "fence_command": config.fence_command,
+                "patroni_urls": list(config.patroni_urls),
+            }
+        )
+
     def config(self) -> ReplicationConfig:
         """The engine's value for these replicas. Raises PreconditionError for what cannot be meant."""
         values = {

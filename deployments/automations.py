@@ -82,6 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--wal-minutes", type=float, help="nobody looked at the WAL; only if given: where it is streamed"
     )
+    parser.add_argument(
+        "--replica-minutes",
+        type=float,
+        help="nobody looked at the replicas; only if given: where there are any",
+    )
     parser.add_argument("--watch-hours", type=float, default=3, help="nobody looked at the objectives (3)")
     options = parser.parse_args(arguments)
     if not options.block and not os.environ.get("PGPROOF_WEBHOOK_URL"):
@@ -145,6 +150,17 @@ def _silences(hours: float, days: float, options: argparse.Namespace) -> Iterato
             timedelta(minutes=options.wal_minutes),
             "Look at the last runs of the deployment watch-wal/often, and at the worker.",
         )
+    if options.replica_minutes:
+        yield _of_replicas(options.replica_minutes)
+
+
+def _of_replicas(minutes: float) -> Silence:
+    return Silence(
+        "look at the replicas",
+        frozenset({"pgproof.replicas.*"}),
+        timedelta(minutes=minutes),
+        "Look at the last runs of the deployment replica-health/every-minute, and at the worker.",
+    )
 
 
 def find_block(slug: str) -> UUID:

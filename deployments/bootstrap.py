@@ -1,7 +1,7 @@
 """Make a Prefect server ready for pgproof. Running it again changes nothing that is already right.
 
 python deployments/bootstrap.py                     block types, work pool, deployments
-python deployments/bootstrap.py --blocks-from-env   and the blocks `main` from PG*, BACKUP_*, AWS_*
+python deployments/bootstrap.py --blocks-from-env   and the blocks `main` from PG*, BACKUP_*, AWS_*, READ_REPLICA_*
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from prefect_aws import AwsCredentials
 from prefect_aws.client_parameters import AwsClientParameters
 from pydantic import SecretStr
 
-from blocks import BackupRepository, PostgresServer
+from blocks import BackupRepository, PostgresServer, ReadReplicas
 from pgproof.errors import EngineError, PreconditionError
 from pgproof.model.config import BackupConfig, PostgresConfig
+from pgproof.model.replication_config import ReplicationConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK_POOL = "pgproof"
@@ -54,7 +55,7 @@ def bootstrap(block_name: str | None, *, deploy: bool) -> None:
             "no Prefect server is configured",
             hint="set PREFECT_API_URL, for example to http://127.0.0.1:4200/api",
         )
-    for kind in (PostgresServer, BackupRepository):
+    for kind in (PostgresServer, BackupRepository, ReadReplicas):
         kind.register_type_and_schema()
         print(f"block type {kind.get_block_type_slug()}: registered")
     with get_client(sync_client=True) as client:
@@ -92,6 +93,8 @@ def blocks_from_env(name: str, environ: Mapping[str, str]) -> dict[str, Block]:
         blocks[f"aws-credentials/{name}-repository"] = credentials
     blocks[f"postgres-server/{name}"] = PostgresServer.from_config(PostgresConfig.from_env(environ))
     blocks[f"backup-repository/{name}"] = BackupRepository.from_config(config, credentials)
+    if environ.get("READ_REPLICA_HOSTS"):
+        blocks[f"read-replicas/{name}"] = ReadReplicas.from_config(ReplicationConfig.from_env(environ))
     return blocks
 
 

@@ -56,17 +56,21 @@ def recommended(path: Path = PREFECT_YAML) -> list[Recommended]:
         ) from error
 
 
-def for_service(found: Sequence[Recommended], config: BackupConfig, *, wal: bool) -> list[Recommended]:
+def for_service(
+    found: Sequence[Recommended], config: BackupConfig, *, wal: bool, replicas: bool = False
+) -> list[Recommended]:
     """The deployments of a service for one cluster: its settings instead of blocks, its intervals, and its name.
+
+    `wal` says whether WAL is streamed, `replicas` whether there are any.
 
     The cluster `main` keeps the names of the file, so that `create --via prefect` and the documentation hold.
     """
-    return [_for_service(each, config, wal) for each in found]
+    return [_for_service(each, config, wal, replicas) for each in found]
 
 
-def _for_service(each: Recommended, config: BackupConfig, wal: bool) -> Recommended:
+def _for_service(each: Recommended, config: BackupConfig, wal: bool, replicas: bool) -> Recommended:
     # An empty name of a block means what the service hands over.
-    blocks = {name: "" for name in ("server", "repository") if name in each.parameters}
+    blocks = {name: "" for name in ("server", "repository", "replicas") if name in each.parameters}
     parameters: dict[str, Any] = {**each.parameters, **blocks}
     schedules = list(each.schedules)
     if each.flow == "backup" and schedules:
@@ -79,6 +83,10 @@ def _for_service(each: Recommended, config: BackupConfig, wal: bool) -> Recommen
             parameters["max_lateness_hours"] = schedule.max_lateness.total_seconds() / 3600
     elif each.flow == "watch_wal":
         schedules = [{**schedule, "active": wal} for schedule in schedules]
+    elif each.flow == "replica_health":
+        schedules = [{**schedule, "active": replicas} for schedule in schedules]
+    if "cluster" in parameters:
+        parameters["cluster"] = config.cluster
     name = each.name if config.cluster == "main" else f"{each.name}-{config.cluster}"
     return replace(each, name=name, parameters=parameters, schedules=schedules)
 

@@ -117,7 +117,10 @@ def _end_with(service: int) -> None:
 def deployments(*, wal: bool) -> list[Recommended]:
     """Those of prefect.yaml; for a service with its settings in place of blocks."""
     given = handed_over(os.environ)
-    return recommended() if given is None else for_service(recommended(), given[1], wal=wal)
+    if given is None:
+        return recommended()
+    _postgres, config, replication = given
+    return for_service(recommended(), config, wal=wal, replicas=bool(replication.replicas))
 
 
 def _served(each: Recommended) -> RunnerDeployment:

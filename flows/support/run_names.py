@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from prefect import runtime
 
 
-def run_name(what: str) -> str:
-    """The repository, what is done, and when it was due: `main-full-2026-11-27-0230`, in UTC."""
-    repository = runtime.flow_run.parameters["repository"] or "environment"
+def run_name(what: str, of: str = "repository") -> str:
+    """The repository (or another parameter), what is done, and when it was due: `main-full-2026-11-27-0230`, in UTC."""
+    whose = runtime.flow_run.parameters[of] or "environment"
     due = runtime.flow_run.scheduled_start_time or datetime.now(UTC)
-    return f"{repository}-{what}-{due:%Y-%m-%d-%H%M}"
+    return f"{whose}-{what}-{due:%Y-%m-%d-%H%M}"

@@ -13,6 +13,7 @@ from pgproof.errors import PreconditionError
 from pgproof.model.config import BackupConfig, PostgresConfig
 from pgproof.model.replication_config import ReplicationConfig
 from pgproof.model.service import handed_over
+from pgproof.replica_manager import ReplicaManager
 from pgproof.whoami import PROGRAM
 
 _SECRET_OPTIONS = ("password", "token", "secret", "customer_key")
@@ -29,6 +30,18 @@ def backup_manager(server: str, repository: str) -> BackupManager:
     prepare_logs(secrets_of(postgres, config))
     PROGRAM.set(f"prefect {runtime.flow_run.get_flow_name()} {runtime.flow_run.get_id()}")
     return BackupManager(postgres, config)
+
+
+def replica_manager(server: str, replicas: str, cluster: str, repository: str = "") -> ReplicaManager:
+    """The front door for the replicas of the blocks of these names, or of the environment; secrets are masked as above.
+
+    The repository is of use where one is named, and for whom to notify. Raises PreconditionError for a block that is
+    not there.
+    """
+    postgres, config = postgres_config(server), backup_config(repository)
+    prepare_logs(secrets_of(postgres, config))
+    PROGRAM.set(f"prefect {runtime.flow_run.get_flow_name()} {runtime.flow_run.get_id()}")
+    return ReplicaManager(postgres, replication_config(replicas), config, cluster=cluster)
 
 
 def postgres_config(server: str) -> PostgresConfig:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pgproof.model.config import BackupConfig, PostgresConfig
     from pgproof.model.replication_config import ReplicationConfig
     from pgproof.recovery import RecoveryManager
+    from pgproof.replica_manager import ReplicaManager
 
 
 def open_backups(args: argparse.Namespace) -> BackupManager:
@@ -36,6 +37,14 @@ def open_postgres(args: argparse.Namespace) -> PostgresConfig:
 def replication_config(args: argparse.Namespace) -> ReplicationConfig:
     """The replicas of the command line's settings."""
     return load_settings(args, os.environ).replication
+
+
+def open_replicas(args: argparse.Namespace) -> ReplicaManager:
+    """The manager of the replicas for the command line's settings."""
+    settings = load_settings(args, os.environ)
+    from pgproof.replica_manager import ReplicaManager
+
+    return ReplicaManager(settings.postgres, settings.replication, settings.backup)
 
 
 def open_recovery(args: argparse.Namespace) -> RecoveryManager:

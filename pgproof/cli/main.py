@@ -32,6 +32,7 @@ COMMANDS = {
     "databases": ("clone",),
     "find_damage": ("find-damage",),
     "wal": ("wal", "restore-point"),
+    "replicas": ("replicas",),
     "schedule": ("schedule",),
     "keys": ("keys",),
     "audit": ("audit",),

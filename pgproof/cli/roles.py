@@ -11,7 +11,7 @@ from pgproof.cli.screen import Screen
 from pgproof.cli.waiting import wait_for
 from pgproof.errors import PreconditionError
 
-_PURPOSES = "physical, wal, health, restore-points, logical, fingerprints, find-damage"
+_PURPOSES = "physical, wal, health, restore-points, logical, fingerprints, find-damage, failover"
 _DESCRIPTION = f"""Print the roles with the least rights that do the work, as SQL for this server's version that may be run
 again, and the lines for pg_hba.conf. No role is a superuser, and no password is set.
 

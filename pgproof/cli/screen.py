@@ -28,12 +28,12 @@ class Screen:
         self._assume_yes = assume_yes
         self._consoles: dict[bool, Console] = {}
 
-    def document(self, value: Any) -> None:
-        """Print the command's answer as JSON. Nothing happens without `--json`."""
+    def document(self, value: Any, *, indent: int | None = 2) -> None:
+        """Print the command's answer as JSON, without `indent` on one line. Nothing happens without `--json`."""
         if self.as_json:
             import json
 
-            _write(sys.stdout, json.dumps(value, indent=2, ensure_ascii=False))
+            _write(sys.stdout, json.dumps(value, indent=indent, ensure_ascii=False))
 
     def say(self, text: str = "", style: str = "") -> None:
         """Print a line for people. Nothing happens with `--json`."""

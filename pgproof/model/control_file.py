@@ -60,6 +60,7 @@ class ControlFile:
     timeline: int
     checkpoint_time: datetime
     min_recovery_point: Lsn
+    min_recovery_timeline: int
     backup_start: Lsn
     backup_end: Lsn
     wal_level: str
@@ -116,7 +117,7 @@ def parse_control_file(data: bytes) -> ControlFile:
     if crc32c.crc32c(data[:crc_offset]) != stored:
         raise DataError("the checksum of pg_control is wrong", hint="restore it from another backup")
     checkpoint, redo, timeline = _CHECKPOINT.unpack_from(data, 32)
-    minimum, _minimum_timeline, backup_start, backup_end = _RECOVERY.unpack_from(data, 136)
+    minimum, minimum_timeline, backup_start, backup_end = _RECOVERY.unpack_from(data, 136)
     wal_level, hints, connections, workers, senders, prepared, locks, commit_times = _SETTINGS.unpack_from(
         data, 172
     )
@@ -132,6 +133,7 @@ def parse_control_file(data: bytes) -> ControlFile:
         timeline=timeline,
         checkpoint_time=_time(*_CHECKPOINT_TIME.unpack_from(data, 104)),
         min_recovery_point=Lsn(minimum),
+        min_recovery_timeline=minimum_timeline,
         backup_start=Lsn(backup_start),
         backup_end=Lsn(backup_end),
         wal_level=_word(_WAL_LEVELS, wal_level),

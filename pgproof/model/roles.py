@@ -24,6 +24,7 @@ class Purpose(StrEnum):
     LOGICAL = "logical"
     FINGERPRINTS = "fingerprints"
     FIND_DAMAGE = "find-damage"
+    FAILOVER = "failover"
 
 
 DEFAULT = (Purpose.PHYSICAL, Purpose.WAL, Purpose.HEALTH)
@@ -63,7 +64,7 @@ def plan_roles(
             "not a prefix for roles", hint="lower-case letters, digits and underscores", prefix=prefix
         )
     wanted = set(purposes)
-    backup, reader = f"{prefix}_backup", f"{prefix}_read"
+    backup, reader, failover = f"{prefix}_backup", f"{prefix}_read", f"{prefix}_failover"
     roles: list[str] = []
     statements: list[str] = []
     hba: list[str] = []
@@ -81,7 +82,15 @@ def plan_roles(
             f"without pg_read_server_files {backup} does not bring configuration files that lie outside the data directory, and "
             "the backup says so; a right to read every file is not worth that"
         )
-    if wanted - set(_BACKUP):
+    if Purpose.FAILOVER in wanted:
+        roles.append(failover)
+        statements += _failover(failover, major)
+        hba.append(_hba("all", failover, address, tls))
+        notes.append(
+            f"{failover} may promote a standby and say whom one follows: guard it like a superuser, and let it in on every "
+            "node"
+        )
+    if wanted - {*_BACKUP, Purpose.FAILOVER}:
         roles.append(reader)
         statements += _reader(reader, wanted, major)
         hba.append(_hba("all", reader, address, tls))
@@ -128,6 +137,19 @@ def _reader(role: str, wanted: set[Purpose], major: int) -> Iterator[str]:
         yield _member(role, "pg_read_all_data", major)
     if Purpose.FINGERPRINTS in wanted:
         yield f"GRANT EXECUTE ON FUNCTION pg_catalog.pg_switch_wal() TO {role}"
+
+
+def _failover(role: str, major: int) -> Iterator[str]:
+    yield _create(role)
+    # Slots are made with REPLICATION only.
+    yield f"ALTER ROLE {role} LOGIN REPLICATION CONNECTION LIMIT 8"
+    yield _member(role, "pg_monitor", major)
+    yield _member(role, "pg_checkpoint", major)
+    yield (
+        "GRANT EXECUTE ON FUNCTION pg_catalog.pg_promote(boolean, integer), pg_catalog.pg_reload_conf() "
+        f"TO {role}"
+    )
+    yield f"GRANT ALTER SYSTEM ON PARAMETER primary_conninfo TO {role}"
 
 
 def _create(role: str) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
-_COUNTED = re.compile(r"\s*(?:(?:ANY|FIRST)\s+)?\d+\s*\((?P<names>.*)\)\s*\Z", re.IGNORECASE | re.DOTALL)
+_COUNTED = re.compile(
+    r"\s*(?:(?:ANY|FIRST)\s+)?(?P<number>\d+)\s*\((?P<names>.*)\)\s*\Z", re.IGNORECASE | re.DOTALL
+)
 _NAME = re.compile(r'"(?P<quoted>(?:[^"]|"")*)"|(?P<plain>[^\s,"()]+)')
 
 
@@ -31,3 +33,24 @@ def listed(setting: str, application_name: str) -> Listed:
         return Listed.NAMED
     # The server compares with "*" after parsing, so that quotes make no difference.
     return Listed.STAR if "*" in names else Listed.NO
+
+
+def needed(setting: str) -> int:
+    """How many standbys a commit waits for."""
+    counted = _COUNTED.match(setting)
+    if counted:
+        return int(counted["number"])
+    return 1 if setting.strip() else 0
+
+
+def required(setting: str) -> tuple[int, tuple[str, ...]]:
+    """How many of which standbys each commit waits for, in lower case; 0 of none if the list is empty.
+
+    With FIRST those that wait are the first of the list that are connected, so that any may be among them.
+    """
+    counted = _COUNTED.match(setting)
+    names = tuple(
+        (found["plain"] or found["quoted"].replace('""', '"')).lower()
+        for found in _NAME.finditer(counted["names"] if counted else setting)
+    )
+    return (needed(setting), names) if names else (0, ())

@@ -91,6 +91,14 @@ async def ask_node(node: str, connection: psycopg.AsyncConnection[Any], seconds:
 
     try:
         row = await answer_within(seconds, connection, ask())
+    except psycopg.errors.ObjectNotInPrerequisiteState as error:
+        # It left recovery between two of the functions.
+        raise TransientError(
+            "the node is being promoted",
+            hint="ask again",
+            reason=str(error).splitlines()[0],
+            sqlstate=error.sqlstate,
+        ) from error
     except psycopg.Error as error:
         raise server_error(error.sqlstate, str(error).splitlines()[0], "the question what it is") from error
     return node_state(node, row, at, perf_counter() - begun)

@@ -161,6 +161,7 @@ def execute(
     what: str,
     job: Job | None = None,
     stdin: str = "",
+    cwd: Path = Path("/"),
 ) -> Finished:
     """Like `run`, but an exit status other than 0 is an answer, for programs that report by it."""
     limit = None if timeout is None else time.monotonic() + timeout
@@ -171,7 +172,7 @@ def execute(
             stdout=out,
             stderr=err,
             env=environment(env),
-            cwd="/",  # the caller's directory may be closed to that user
+            cwd=cwd,  # the caller's own directory may be closed to that user
         )
         try:
             while True:

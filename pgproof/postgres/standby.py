@@ -9,6 +9,7 @@ from pgproof.errors import PreconditionError
 from pgproof.model.config import PostgresConfig
 
 _SECRETS = ("password", "sslpassword", "oauth_client_secret")
+_PLACE = ("host", "hostaddr", "port")
 # They belong to our own sessions.
 _OURS = ("dbname", "options", "application_name", "target_session_attrs", "replication")
 
@@ -43,3 +44,22 @@ def primary_conninfo(given: str | None, postgres: PostgresConfig) -> str:
             hint="leave it out, and put it into ~/.pgpass of the user who runs the standby",
         )
     return psycopg.conninfo.make_conninfo("", **{k: v for k, v in parameters.items() if v is not None})
+
+
+def replica_conninfo(given: str | None, before: str, primary: PostgresConfig, node: str) -> str:
+    """`given`, or what the replica had `before`, led to `primary`, or the configured way to that; never with a password.
+
+    So a replica keeps its role, its TLS settings and its name for synchronous_standby_names.
+    """
+    if given is not None or not before:
+        found = primary_conninfo(given, primary)
+        return found if given is not None else psycopg.conninfo.make_conninfo(found, application_name=node)
+    try:
+        old = psycopg.conninfo.conninfo_to_dict(before)
+    except ProgrammingError:
+        return primary_conninfo(None, primary)
+    place = psycopg.conninfo.conninfo_to_dict(primary_conninfo(None, primary))
+    dropped = (*_SECRETS, *_PLACE)
+    kept = {name: value for name, value in old.items() if name not in dropped and value is not None}
+    led = {name: value for name, value in place.items() if name in _PLACE and value is not None}
+    return psycopg.conninfo.make_conninfo("", **{**kept, **led})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def read_wal_health(config: PostgresConfig, slot: str) -> WalHealth:
             version=version.split()[0],
             position=position,
             in_recovery=in_recovery,
-            slot=None if found is None else _slot(found, position),
+            slot=None if found is None else slot_status(found, position),
             sync_state=sender.get("sync_state"),
             flush_lag=None if lag is None else float(lag),
             free_bytes=_free_bytes(connection, config),
@@ -66,7 +67,8 @@ def read_wal_health(config: PostgresConfig, slot: str) -> WalHealth:
         )
 
 
-def _slot(found: dict[str, Any], position: Lsn) -> SlotStatus:
+def slot_status(found: Mapping[str, Any], position: Lsn) -> SlotStatus:
+    """A row of pg_replication_slots, on a server whose WAL ends at `position`."""
     restart = Lsn.parse(found["restart_lsn"]) if found.get("restart_lsn") else None
     return SlotStatus(
         name=str(found["slot_name"]),

@@ -105,15 +105,19 @@ def test_every_command_of_the_runbook_works(cluster_factory: ClusterFactory, wor
         "/backups": str(work_dir / "backups"),
         "--owner postgres": f"--owner {restored_owner()}",
         "pg_ctl ": f"{pg_ctl} -w -l {work_dir}/log -o {shlex.quote(options)} ",
-        "18/replica1 start": f"18/replica1 -o {shlex.quote(f'-c port=5433 -c {fetching}')} -l {work_dir}/log1 start",
+        "replica1:5432": f"{work_dir}:5433",
+        "systemctl start postgresql@18-replica1": f"sh {work_dir}/start-replica",
         "/var/lib/postgresql/18/replica1": str(replica),
         "psql ": f"{cluster.bin}/psql -X -v ON_ERROR_STOP=1 ",
-        "pgproof restore latest --standby": shlex.join(program(["restore", "latest", "--standby"])),
+        "pgproof replicas rebuild": shlex.join(program(["replicas", "rebuild"])),
         "/srv/elsewhere": str(work_dir / "elsewhere"),
         " ID ": f" {backup.backup_id} ",
         "--dbname shop": f"--dbname shop --host {cluster.socket_dir} --port {cluster.port} --user postgres",
         "/tmp/rows.csv": str(work_dir / "rows.csv"),
     }
+    (work_dir / "start-replica").write_text(
+        f"{pg_ctl} -D {replica} -W -o {shlex.quote(f'{options} -c port=5433 -c {fetching}')} -l {work_dir}/log1 start"
+    )
     script = with_places("set -eu\n" + "".join(commands(PAGE.replace(FULL_DISK, ""))), places)
     work_dir.chmod(0o777)
     try:

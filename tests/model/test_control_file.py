@@ -29,6 +29,7 @@ _LABELS = {
     "timeline": "Latest checkpoint's TimeLineID",
     "checkpoint_time": "Time of latest checkpoint",
     "min_recovery_point": "Minimum recovery ending location",
+    "min_recovery_timeline": "Min recovery ending loc's timeline",
     "backup_start": "Backup start location",
     "backup_end": "Backup end location",
     "wal_level": "wal_level setting",

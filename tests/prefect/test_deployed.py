@@ -17,13 +17,14 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
-from blocks import BackupRepository
+from blocks import BackupRepository, PostgresServer, ReadReplicas
 from pgproof.backup import BackupManager
 from pgproof.model.config import BackupConfig, BackupType
 from tests.prefect.stack import Stack, prefect_stack, processes_of, worker
 from tests.support import machine
-from tests.support.postgres import STREAM_PASSWORD, STREAM_USER, Cluster
+from tests.support.postgres import STREAM_PASSWORD, STREAM_USER, Cluster, ClusterFactory
 from tests.support.receiver import Receiver, receiver
+from tests.support.replicas import replicated, stop_command
 
 PASSPHRASE = "correct horse battery staple"
 ENDED = ("Completed", "Cancelled", "Failed", "Crashed")
@@ -103,16 +104,19 @@ def test_bootstrapping_and_deploying_again_changes_nothing(stack: Stack) -> None
         == before
         == [
             ("cluster", 0),
+            ("cluster", 0),
             ("daily-differential", 1),
             ("daily-full", 2),
             ("database", 0),
             ("database", 0),
+            ("every-minute", 1),
             ("fleet-member", 0),
             ("hourly", 1),
             ("hourly", 2),
             ("hourly-incremental", 1),
             ("monthly", 1),
             ("often", 1),
+            ("replica", 0),
             ("table", 0),
             ("wal", 0),
             ("weekly", 1),
@@ -277,6 +281,43 @@ def test_a_restore_that_overwrites_waits_for_approval(
         assert stack.answer(run_id, approve=approve, directory=directory) == "ACCEPT"
         assert stack.wait_for(run_id, *ENDED) == state, stack.logs_of(run_id)
         assert stray.exists() == (state == "Cancelled")
+
+
+def test_a_failover_waits_for_approval_and_does_what_was_approved(
+    stack: Stack, cluster_factory: ClusterFactory
+) -> None:
+    them = replicated(cluster_factory, 18, settings={"wal_retrieve_retry_interval": "100ms"})
+    places = [f"{each.socket_dir}:{each.port}" for each in them.replicas.values()]
+    with temporary_settings({PREFECT_API_URL: stack.api_url}):
+        PostgresServer.from_config(them.postgres).save("shop", overwrite=True)
+        ReadReplicas(hosts=places, fence_command=stop_command(them.primary)).save("shop", overwrite=True)
+    them.wait_for_replay()
+
+    def asked() -> str:
+        them.primary.kill9()
+        run_id = stack.start("failover/cluster", server="shop", replicas="shop", cluster="shop")
+        assert stack.wait_for(run_id, "Suspended", *ENDED) == "Suspended", stack.logs_of(run_id)
+        return run_id
+
+    def require_nothing_changed() -> None:
+        for replica in them.replicas.values():
+            assert replica.psql("SELECT pg_is_in_recovery()") == "t"
+
+    # What was approved is a failover; the primary is back before it is done.
+    run_id = asked()
+    plan = stack.artifact("failover-plan-shop")
+    (chosen,) = (name for name in places if f"**Failover: {name} takes over from primary" in plan)
+    them.primary.start()
+    assert stack.answer(run_id, approve=True, node=chosen) == "ACCEPT"
+    assert stack.wait_for(run_id, *ENDED) == "Failed", stack.logs_of(run_id)
+    require_nothing_changed()
+    run_id = asked()
+    assert stack.answer(run_id, approve=True, node=chosen) == "ACCEPT"
+    assert stack.wait_for(run_id, *ENDED) == "Completed", stack.logs_of(run_id)
+    assert f"{chosen} is the primary, on timeline 2" in stack.artifact("failover-shop")
+    wanted = {"filter": {"event": {"name": ["pgproof.replicas.failed-over"]}}}
+    machine.wait_until(lambda: bool(stack.post("/events/filter", wanted)["events"]), "the event")
+    assert [each["payload"]["node"] for each in stack.post("/events/filter", wanted)["events"]] == [chosen]
 
 
 def test_rows_are_put_back_only_when_somebody_approved(

@@ -27,11 +27,11 @@ UNITS = sorted((ROOT / "deployments" / "systemd").glob("*.service"))
 
 
 def test_the_service_serves_what_prefect_yaml_says() -> None:
-    """With the default intervals only the blocks differ, and that WAL is watched."""
-    expected, served = recommended(), for_service(recommended(), BackupConfig(), wal=True)
+    """With the default intervals only the blocks differ, and that WAL and replicas are watched."""
+    expected, served = recommended(), for_service(recommended(), BackupConfig(), wal=True, replicas=True)
     assert [(each.flow, each.name) for each in served] == [(each.flow, each.name) for each in expected]
     for usual, here in zip(expected, served, strict=True):
-        blocks = {"server", "repository"} & set(usual.parameters)
+        blocks = {"server", "repository", "replicas"} & set(usual.parameters)
         assert dict(here.parameters) == {**usual.parameters, **dict.fromkeys(blocks, "")} | (
             # The file leaves out what is the flow's default.
             {"max_lateness_hours": here.parameters["max_lateness_hours"]}
@@ -39,7 +39,7 @@ def test_the_service_serves_what_prefect_yaml_says() -> None:
             else {}
         )
         assert usual.parameters.get("max_lateness_hours", 12) == here.parameters.get("max_lateness_hours", 12)
-        if here.flow == "watch_wal":
+        if here.flow in ("watch_wal", "replica_health"):
             assert [each["active"] for each in here.schedules] == [True]
         else:
             assert list(map(_when, here.schedules)) == list(map(_when, usual.schedules))
@@ -49,7 +49,13 @@ def test_a_proof_a_week_is_no_alarm() -> None:
     (proof,) = (each for each in recommended() if each.flow == "verify")
     assert [cron for cron, active in map(_when, proof.schedules) if active] == ["30 4 * * 0"]
     defaults = Namespace(
-        repository=None, cluster=None, max_age_hours=None, proof_days=None, wal_minutes=None, watch_hours=3
+        repository=None,
+        cluster=None,
+        max_age_hours=None,
+        proof_days=None,
+        wal_minutes=None,
+        replica_minutes=None,
+        watch_hours=3,
     )
     missed = {silence.what: silence.within for silence in wanted(defaults)[1]}
     assert missed["proof"] > timedelta(days=7)
@@ -66,7 +72,12 @@ def test_the_intervals_and_the_name_of_the_cluster_reach_the_schedules() -> None
     full, differential = served["daily-full-shop"], served["daily-differential-shop"]
     assert next(map(_when, full.schedules)) == ("30 2 * * 0", True)
     assert list(map(_when, differential.schedules)) == [(timedelta(hours=12), True)]
-    for never in (served["hourly-incremental-shop"], served["often-shop"]):
+    assert served["every-minute-shop"].parameters["cluster"] == "shop"
+    for never in (
+        served["hourly-incremental-shop"],
+        served["often-shop"],
+        served["every-minute-shop"],
+    ):
         assert [active for _, active in map(_when, never.schedules)] == [False]
 
 

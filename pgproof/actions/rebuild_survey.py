@@ -1,0 +1,308 @@
+"""Everything that a rebuild has to know and can refuse, before it changes anything."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pgproof.actions.opening import open_for_reading
+from pgproof.actions.wal_serving import interpreter_for
+from pgproof.errors import EngineError, PreconditionError
+from pgproof.model.config import BackupConfig, PostgresConfig
+from pgproof.model.job import Job
+from pgproof.model.lsn import Lsn
+from pgproof.model.manifest import PHYSICAL
+from pgproof.model.node import NodeState
+from pgproof.model.rebuild_plan import (
+    Directory,
+    Primary,
+    RebuildPlan,
+    Source,
+    Stored,
+    StoredBackup,
+    Way,
+    plan_rebuild,
+    primary_among,
+)
+from pgproof.model.rebuild_report import RebuildRequest
+from pgproof.model.recovery_request import Standby
+from pgproof.model.replica_conf import setting
+from pgproof.model.replication_config import PRIMARY, ReplicationConfig
+from pgproof.postgres.connection import connect
+from pgproof.postgres.node_query import measure_nodes
+from pgproof.postgres.osuser import OsUser, service_user
+from pgproof.postgres.programs import Programs, find_programs
+from pgproof.postgres.rebuild_place import RebuildPlace
+from pgproof.postgres.rebuild_primary import (
+    ask_primary,
+    is_directory_of,
+    refuse_used_slot,
+    who_streams,
+)
+from pgproof.postgres.replica_directory import look_at_directory
+from pgproof.postgres.replica_server import ReplicaServer, reaches_primary
+from pgproof.postgres.standby import replica_conninfo
+from pgproof.repository.catalog import list_backups
+from pgproof.repository.wal_archive import WalArchive
+
+_NOT_IN_SLOTS = re.compile(r"[^a-z0-9_]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What was found. `repository` is None if none is configured or it cannot be opened. `fetches` says that the replica can
+    fetch WAL from it, `pinned` to which timeline it has to keep, `delayed` that it stays behind on purpose."""
+
+    request: RebuildRequest
+    plan: RebuildPlan
+    place: RebuildPlace
+    directory: Directory
+    primary: Primary
+    primary_config: PostgresConfig
+    history: bytes
+    programs: Programs
+    standby: Standby
+    repository: BackupConfig | None
+    stored: Stored | None
+    fetches: bool
+    pinned: int | None
+    delayed: bool
+
+    @property
+    def user(self) -> OsUser | None:
+        return self.place.user
+
+    @property
+    def server(self) -> ReplicaServer:
+        return ReplicaServer(
+            self.place.data_dir,
+            self.programs,
+            self.user,
+            self.request.start_command,
+            self.request.stop_command,
+        )
+
+
+def survey_rebuild(
+    postgres: PostgresConfig,
+    replication: ReplicationConfig,
+    config: BackupConfig | None,
+    request: RebuildRequest,
+    job: Job,
+    *,
+    stopped: bool = False,
+) -> Survey:
+    """Look at the directory, all nodes and the repository, and plan. Changes nothing but a slot of the primary that lasts for
+    a moment. `stopped` says that the replica's server was ended just now, so that its slot may still seem used.
+
+    Raises PreconditionError for whatever stands in the way, before anything is touched.
+    """
+    servers = replication.servers(postgres)
+    # Through a link nothing could be moved aside.
+    request = replace(request, data_dir=request.data_dir.resolve())
+    if request.node not in servers:
+        replication.replica(request.node)
+    place = RebuildPlace(request.data_dir, service_user(request.owner or _owner(request.data_dir)))
+    place.require_room()
+    job.report("looking at the directory and the nodes")
+    directory = look_at_directory(place)
+    found = measure_nodes(servers)
+    states = [each for each in found.values() if isinstance(each, NodeState)]
+    state = primary_among(states, directory.control.system_identifier if directory.control else None)
+    primary_config = servers[state.node]
+    _refuse_primary(request, directory, state, found, primary_config)
+    primary, history = ask_primary(primary_config, state)
+    files = _own_files(place)
+    slot = _slot_name(request, files)
+    node = found[request.node]
+    if isinstance(node, NodeState) and node.in_recovery and directory.running:
+        directory = replace(directory, replayed=node.replayed)
+    _refuse_mistaken_directory(request, directory, node)
+    streams = (
+        isinstance(node, NodeState)
+        and node.in_recovery
+        and directory.running
+        and node.receiver == "streaming"
+    )
+    if streams:
+        with closing(connect(primary_config)) as connection:
+            streams = who_streams(connection, slot).streams
+    stored, why_not, notes = None, "", []
+    repository = config if config is not None and _configured(config) else None
+    if repository is not None:
+        try:
+            stored = _stored(repository, state)
+        except EngineError as error:
+            repository, why_not = None, f"the repository cannot be used: {error.message}"
+            if request.source is Source.REPOSITORY:
+                raise
+            notes.append(why_not)
+    plan = plan_rebuild(
+        request.node,
+        directory,
+        primary,
+        stored,
+        slot=slot,
+        streams=streams,
+        source=request.source,
+        can_stop=request.stop_command is not None,
+        why_not_stored=why_not,
+    )
+    pinned = None
+    if stored is not None and max(stored.timelines, default=0) > state.timeline:
+        pinned = state.timeline
+        notes.append(
+            f"the repository holds a newer timeline than the primary's, of a cluster that was restored: the replica is kept to "
+            f"timeline {pinned}; set recovery_target_timeline to latest before the next failover"
+        )
+    programs = find_programs(state.version // 10000, config.bin_dir if config else None)
+    conninfo = replica_conninfo(
+        request.primary_conninfo, setting(files, "primary_conninfo"), primary_config, request.node
+    )
+    standby = Standby(conninfo, slot)
+    fetches = repository is not None
+    if plan.way is not Way.NOTHING:
+        if not directory.running or not streams:
+            reaches_primary(conninfo, programs, place.user, job)
+        if not directory.running and not stopped:
+            refuse_used_slot(primary_config, slot)
+        if repository is not None:
+            try:
+                interpreter_for(place.user)
+            except PreconditionError as error:
+                if plan.way is Way.RESTORE:
+                    raise
+                fetches = False
+                notes.append(f"the replica will get its WAL from the primary alone: {error.message}")
+        programs.path("pg_ctl")
+        if plan.way is Way.REWIND:
+            programs.path("pg_rewind")
+    return Survey(
+        request,
+        replace(plan, notes=(*plan.notes, *notes)),
+        place,
+        directory,
+        primary,
+        primary_config,
+        history,
+        programs,
+        standby,
+        repository,
+        stored,
+        fetches,
+        pinned,
+        setting(files, "recovery_min_apply_delay") not in ("", "0"),
+    )
+
+
+def _refuse_primary(
+    request: RebuildRequest,
+    directory: Directory,
+    state: NodeState,
+    found: dict[str, NodeState | EngineError],
+    primary_config: PostgresConfig,
+) -> None:
+    """Raises PreconditionError if what is to be overwritten is the one server to follow."""
+    if state.node == request.node:
+        others = [
+            str(each)
+            for name, each in found.items()
+            if name != request.node and isinstance(each, EngineError)
+        ]
+        raise PreconditionError(
+            "this node is the primary itself; nothing was changed",
+            hint="name a replica. To make an old primary a replica, promote another one first: `pgproof replicas promote`",
+            node=request.node,
+            unreachable=len(others),
+        )
+    if is_directory_of(primary_config, request.data_dir):
+        raise PreconditionError(
+            "this is the data directory of the primary itself; nothing was changed",
+            hint="look at --data-dir again",
+            path=request.data_dir,
+            primary=state.node,
+        )
+    if directory.control is not None and directory.control.system_identifier != state.system_identifier:
+        return  # refused by the plan, with both numbers
+
+
+def _refuse_mistaken_directory(
+    request: RebuildRequest, directory: Directory, node: NodeState | EngineError
+) -> None:
+    """A node that answers while nobody works in the directory has its files elsewhere."""
+    if isinstance(node, NodeState) and not directory.running:
+        raise PreconditionError(
+            "this node answers, but no server runs in the directory: it has its files elsewhere",
+            hint="look at the node's name and --data-dir again",
+            node=request.node,
+            path=request.data_dir,
+        )
+
+
+def _owner(data_dir: Path) -> str | None:
+    """Who has it now: root works for that user."""
+    place = RebuildPlace(data_dir, None)
+    known = next((each for each in (data_dir, place.aside) if each.is_dir()), None)
+    if os.geteuid() != 0 or known is None or known.stat().st_uid == 0:
+        return None
+    try:
+        return known.owner()
+    except KeyError:
+        raise PreconditionError(
+            "the owner of the directory has no name", hint="give --owner", path=known, uid=known.stat().st_uid
+        ) from None
+
+
+def _own_files(place: RebuildPlace) -> list[str]:
+    """The replica's configuration, the file that wins last; it may have been moved out already."""
+    found = []
+    for name in ("postgresql.conf", "postgresql.auto.conf"):
+        for folder in (place.own, place.root / "own.part", place.aside, place.data_dir):
+            path = folder / name
+            if path.is_file():
+                found.append(path.read_text(errors="replace"))
+                break
+    return found
+
+
+def _slot_name(request: RebuildRequest, files: list[str]) -> str:
+    """As asked for, else as it was, else from the node's name."""
+    name = request.slot or setting(files, "primary_slot_name")
+    if not name:
+        plain = "old_primary" if request.node == PRIMARY else request.node
+        name = _NOT_IN_SLOTS.sub("_", plain.lower())[:63]
+    return name
+
+
+def _configured(config: BackupConfig) -> bool:
+    return bool(config.repository_url or config.backup_dir or config.s3_bucket)
+
+
+def _stored(config: BackupConfig, state: NodeState) -> Stored:
+    """Raises PreconditionError for a repository that knows no such cluster, or another one by this name."""
+    repository = open_for_reading(config)
+    archive = WalArchive.open(repository)
+    if archive.system_identifier != str(state.system_identifier):
+        raise PreconditionError(
+            "it holds another cluster under this name",
+            hint="correct --cluster or the repository",
+            cluster=config.cluster,
+        )
+    inventory = archive.inventory()
+    backups = [
+        StoredBackup(each.backup_id, each.timeline, each.stop_lsn)
+        for each in list_backups(repository)
+        if each.method == PHYSICAL
+        and each.status != "damaged"
+        and each.system_identifier == str(state.system_identifier)
+        and each.stop_lsn > Lsn(0)
+    ]
+    timelines = {*inventory.coverage().timelines, *inventory.histories, *(each.timeline for each in backups)}
+    return Stored(
+        tuple(sorted(backups, key=lambda each: each.backup_id, reverse=True)),
+        inventory.coverage(),
+        frozenset(timelines),
+    )
