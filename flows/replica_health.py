@@ -12,7 +12,13 @@ from prefect.states import Completed, Failed
 from flows.support.engine import engine_task, run_engine
 from flows.support.lateness import reason_to_skip
 from flows.support.publishing import publish_event, publish_report, publish_table
-from flows.support.replica_reports import changed, replica_message, replica_report, replica_rows
+from flows.support.replica_reports import (
+    changed,
+    replica_message,
+    replica_report,
+    replica_rows,
+    replica_summary,
+)
 from flows.support.run_names import run_name
 from flows.support.settings import replica_manager
 from flows.support.telling import block_teller
@@ -84,7 +90,7 @@ def replica_health(
     publish_table("replicas", cluster, replica_rows(status), message)
     if told is not None or changed(remembered.looks) or status.at.minute % _REPORT_MINUTES == 0:
         report = replica_report(status, remembered.looks, broken, told, remembered.note)
-        publish_report("replica-lag", cluster, report, message)
+        publish_report("replica-lag", cluster, report, replica_summary(status))
     for problem in status.problems:
         publish_event(f"pgproof.replicas.{problem.kind}", cluster, problem.to_json())
     if told is not None:

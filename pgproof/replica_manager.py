@@ -5,11 +5,13 @@ Each method imports what it needs, so that the command line starts quickly.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pgproof.errors import PreconditionError
 from pgproof.model.config import BackupConfig, PostgresConfig
 from pgproof.model.replication_config import ReplicationConfig
 from pgproof.model.report import ProgressCallback, no_progress
@@ -58,7 +60,11 @@ class ReplicaManager:
         from pgproof.actions.replica_status import replica_status
 
         def look(job: Job) -> ReplicaStatus:
-            earlier = self._history().read().looks if before is None else before
+            earlier: Sequence[Look] = before or ()
+            if before is None:
+                # Somebody else's memory may be out of reach: a look needs none, it is only less exact.
+                with contextlib.suppress(PreconditionError):
+                    earlier = self._history().read().looks
             return replica_status(self.postgres, self.replication, self.cluster, job, earlier)
 
         return await in_thread(look)

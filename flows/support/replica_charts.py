@@ -41,9 +41,9 @@ def lag_chart(series: LagSeries, title: str) -> Chart:
         chart.text(_RIGHT, 26, f"{len(names)} of {len(series.nodes)} replicas", anchor="end")
     chart.time_axis(scale, second, second + _PANEL)
     panels: tuple[tuple[str, float, float, Callable[[Point], float | None], Callable[[float], str]], ...] = (
-        ("behind, seconds", first, series.max_lag_seconds, lambda p: p.seconds, short_duration),
+        ("time behind", first, series.max_lag_seconds, lambda p: p.seconds, short_duration),
         (
-            "behind, bytes",
+            "bytes behind",
             second,
             series.max_lag_bytes,
             lambda p: p.nbytes,
@@ -53,7 +53,8 @@ def lag_chart(series: LagSeries, title: str) -> Chart:
     for name, top, limit, value, words in panels:
         bottom = top + _PANEL
         highest = max((value(p) or 0.0 for node in names for p in series.nodes[node]), default=0.0)
-        ceiling = nice_ceiling(max(highest, 1.1 * limit))
+        unit = 1 if name == "bytes behind" else next((each for each in (3600, 60) if highest >= each), 1)
+        ceiling = unit * nice_ceiling(max(highest, 1.1 * limit) / unit)
         chart.value_axis(top, bottom, ceiling, words)
         chart.text(_LEFT, top - 8, name, kind="v")
         y = round(bottom - limit / ceiling * _PANEL, 1)
@@ -65,7 +66,7 @@ def lag_chart(series: LagSeries, title: str) -> Chart:
     for number, node in enumerate(names):
         points, y = series.nodes[node], rows + number * _ROW
         chart.text(_LEFT, y, node, kind="v")
-        chart.text(_RIGHT, y, _now(points[-1]), anchor="end")
+        chart.text(_RIGHT, y, _now(series.newest[node]), anchor="end")
         for down, colour in ((False, _colour(number)), (True, BAD)):
             chart.marks(
                 (f"M{a:g} {y + 8:g}H{b:g}" for a, b in _bars(scale, points, series.step, down)), colour, 6
@@ -144,5 +145,5 @@ def _now(point: Point) -> str:
 
 
 def _in_words(series: LagSeries) -> str:
-    told = [f"{node}: {_now(points[-1])}" for node, points in series.nodes.items()]
+    told = [f"{node}: {_now(newest)}" for node, newest in series.newest.items()]
     return f"{'; '.join(told)}. Limits: {short_duration(series.max_lag_seconds)}, {human_size(series.max_lag_bytes)}"

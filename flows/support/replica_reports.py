@@ -58,10 +58,11 @@ def replica_report(
     """What is wrong first, then the lag of the last hour and day, then day by day."""
     parts = [f"# Replicas of `{status.cluster}`"]
     if status.problems:
+        # A table of sentences would not fit the page.
         parts.append(
-            markdown_table(
-                ("Problem", "What", "What to do"),
-                [(f"✗ {each.key}", inline(each.message), inline(each.hint)) for each in status.problems],
+            "\n".join(
+                f"- **✗ {inline(each.key)}**: {inline(each.message)}. HINT: {inline(each.hint)}"
+                for each in status.problems
             )
         )
     else:
@@ -70,9 +71,12 @@ def replica_report(
         series = lag_series(looks, status.at, length)
         if series is not None and (length == _HOUR or series.end - series.start > _HOUR):
             parts.append(lag_chart(series, title).markdown())
+    parts.append(
+        "Dashed are the limits. A bar is red or orange while its node did not answer, and empty where nobody looked."
+    )
     if days := by_day(looks):
         parts.append("## Day by day")
-        header = ("Day (UTC)", "Node", "Looks", "Within the limits", "Median", "p99", "Most", "Most behind")
+        header = ("Day (UTC)", "Node", "Looks", "Within limits", "Median", "p99", "Maximum", "Bytes")
         parts.append(
             markdown_table(
                 header,
@@ -82,10 +86,7 @@ def replica_report(
                         each.node,
                         f"{each.looks:,}",
                         _share(each.within),
-                        *(
-                            "–" if value is None else human_duration(value)
-                            for value in (each.median, each.p99, each.maximum)
-                        ),
+                        *map(_duration, (each.median, each.p99, each.maximum)),
                         "–" if each.maximum_bytes is None else human_size(each.maximum_bytes),
                     )
                     for each in days
@@ -93,15 +94,29 @@ def replica_report(
             )
         )
     lines = [*notes(status), *([note] if note else [])]
-    lines += [f"open: {each.key}" for each in broken]
+    now = {each.key for each in status.problems}
+    lines += [f"not yet recovered: {each.key}" for each in broken if each.key not in now]
     lines += [] if told is None else [f"told: {told.subject}"]
     lines.append(f"as of {human_time(status.at)}")
     parts.append("\n".join(f"- {inline(line)}" for line in lines))
     return "\n\n".join(parts) + "\n"
 
 
-def _share(share: float) -> str:
+def replica_summary(status: ReplicaStatus) -> str:
+    """One line."""
+    if status.ok:
+        return f"every node of {status.cluster} is where it should be"
+    return f"{len(status.problems)} wrong: {', '.join(each.key for each in status.problems)}"
+
+
+def _duration(seconds: float | None) -> str:
+    return "–" if seconds is None else human_duration(seconds) if seconds else "0 s"
+
+
+def _share(share: float | None) -> str:
     """Not 100 % unless it is."""
+    if share is None:
+        return "–"
     return f"{min(100 * share, 99.99 if share < 1 else 100):.4g} %"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -12,7 +12,7 @@ from pgproof.model.job import Job
 from pgproof.model.lag import NO_LAG, Lag
 from pgproof.model.lsn import Lsn
 from pgproof.model.node import NodeState
-from pgproof.model.replica_history import Look, highest_timeline, track_of
+from pgproof.model.replica_history import Look, highest_timelines, timelines_of_nodes, track_of
 from pgproof.model.replica_problems import problems_of
 from pgproof.model.replica_roles import judge_roles
 from pgproof.model.replica_status import NodeStatus, ReplicaLimits, ReplicaStatus, Role, Sender
@@ -20,7 +20,7 @@ from pgproof.model.replication_config import ReplicationConfig
 from pgproof.postgres.node_survey import Surveyed, survey_nodes
 
 # A node that does not answer is given up after twice this; a standby that is behind may catch up for so long.
-SECONDS = 4.0
+SECONDS = 3.0
 PATIENCE = 1.5
 
 
@@ -43,33 +43,38 @@ def replica_status(
     at = datetime.now(UTC)
     last = before[-1] if before else None
     known = None if last is None else last.primary
+    floors = highest_timelines(before)
 
     def roles_of(
-        states: Mapping[str, NodeState | None], ends: Mapping[str, Lsn] | None = None
+        states: Mapping[str, NodeState | None],
+        ends: Mapping[str, Lsn] | None = None,
+        receiving: Collection[str] = (),
     ) -> tuple[str | None, dict[str, Role]]:
-        # A timeline counts for the cluster that it was seen in.
-        floor = 0
-        for state in states.values():
-            if state is not None:
-                floor = max(floor, highest_timeline(before, state.system_identifier))
-        return judge_roles(states, floor=floor, known=known, ends=ends)
+        return judge_roles(states, floors=floors, known=known, ends=ends, receiving=receiving)
 
     found = survey_nodes(servers, lambda states: roles_of(states)[0], job, seconds=seconds, patience=patience)
-    answers = {name: each for name, each in found.items() if isinstance(each, Surveyed)}
+    seen = timelines_of_nodes(before)
+    answers = {
+        name: replace(each, state=_with_timeline(each.state, seen))
+        for name, each in found.items()
+        if isinstance(each, Surveyed)
+    }
+    receiving = {name for name, each in answers.items() if each.details.receiving}
     ends = {
         name: each.details.position for name, each in answers.items() if each.details.position is not None
     }
     primary, roles = roles_of(
-        {name: answers[name].state if name in answers else None for name in servers}, ends
+        {name: answers[name].state if name in answers else None for name in servers}, ends, receiving
     )
     types = {each.id: each.replica_type for each in replication.replicas}
     nodes = []
     for name, server in servers.items():
         node = NodeStatus(name, str(server), roles[name], types.get(name))
-        answer = found[name]
-        if isinstance(answer, EngineError):
-            nodes.append(replace(node, error=_reason(answer), hint=answer.hint))
+        failure = found[name]
+        if isinstance(failure, EngineError):
+            nodes.append(replace(node, error=_reason(failure), hint=failure.hint))
             continue
+        answer = answers[name]
         lag = None
         if primary is not None and roles[name] is Role.STANDBY:
             lag = _lag(answer, answers[primary].state, before, at)
@@ -86,6 +91,12 @@ def replica_status(
     limits = ReplicaLimits(replication.max_lag_bytes, replication.max_lag_seconds)
     status = ReplicaStatus(cluster, at, limits, primary, tuple(nodes))
     return replace(status, problems=problems_of(status))
+
+
+def _with_timeline(state: NodeState, seen: Mapping[tuple[int, str], int]) -> NodeState:
+    """A standby that receives nothing tells the timeline of its last restartpoint: it may have been on a later one."""
+    known = seen.get((state.system_identifier, state.node), 0)
+    return replace(state, timeline=max(state.timeline, known)) if state.in_recovery else state
 
 
 def _lag(answer: Surveyed, primary: NodeState, before: Sequence[Look], at: datetime) -> Lag:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from pgproof.cli.engine import open_backups
+from pgproof.cli.engine import open_backups, open_replicas, replication_config
 from pgproof.cli.exits import Exit, exit_status
 from pgproof.cli.options import Subparsers, add_command, whole_number
 from pgproof.cli.screen import Screen
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pgproof.backup import BackupManager
     from pgproof.model.metrics import Metric
+    from pgproof.replica_manager import ReplicaManager
 
 _log = logging.getLogger(__name__)
 _DESCRIPTION = """Print the repository's figures for Prometheus.
@@ -47,7 +48,9 @@ def add_commands(commands: Subparsers) -> None:
         help="with --listen: look at the repository at most so often (60)",
     )
     parser.add_argument(
-        "--with-server", action="store_true", help="ask the server as well: lag of the WAL, and its slot"
+        "--with-server",
+        action="store_true",
+        help="ask the server as well: lag of the WAL, its slot, and the replicas if any are configured",
     )
 
 
@@ -60,11 +63,12 @@ def _address(text: str) -> tuple[str, int]:
 
 def metrics(args: argparse.Namespace, screen: Screen) -> int:
     manager = open_backups(args)
+    replicas = open_replicas(args) if args.with_server and replication_config(args).replicas else None
     if args.listen:
-        return _serve(manager, args, screen)
+        return _serve(manager, replicas, args, screen)
     failure: EngineError | None = None
     try:
-        found = wait_for(_read(manager, args.with_server))
+        found = wait_for(_read(manager, replicas, args.with_server))
     except EngineError as error:
         from pgproof.model.metrics import up
 
@@ -80,12 +84,14 @@ def metrics(args: argparse.Namespace, screen: Screen) -> int:
     return exit_status(failure)
 
 
-async def _read(manager: BackupManager, with_server: bool) -> list[Metric]:
-    from pgproof.model.metrics import repository_metrics, server_metrics
+async def _read(manager: BackupManager, replicas: ReplicaManager | None, with_server: bool) -> list[Metric]:
+    from pgproof.model.metrics import replica_metrics, repository_metrics, server_metrics
 
     found = repository_metrics(await manager.stats())
     if with_server:
         found += server_metrics(await manager.wal_status())
+    if replicas is not None:
+        found += replica_metrics(await replicas.status())
     return found
 
 
@@ -107,7 +113,9 @@ class _Figures:
         yield from _families(known)
 
 
-def _serve(manager: BackupManager, args: argparse.Namespace, screen: Screen) -> int:
+def _serve(
+    manager: BackupManager, replicas: ReplicaManager | None, args: argparse.Namespace, screen: Screen
+) -> int:
     import asyncio
 
     from prometheus_client import CollectorRegistry, start_http_server
@@ -116,7 +124,7 @@ def _serve(manager: BackupManager, args: argparse.Namespace, screen: Screen) -> 
 
     def look() -> list[Metric]:
         try:
-            return asyncio.run(_read(manager, args.with_server))
+            return asyncio.run(_read(manager, replicas, args.with_server))
         except EngineError as error:
             _log.warning("the repository cannot be read: %s", error)
             return [up(manager.config.cluster, False)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -18,6 +17,7 @@ from pgproof.cli.screen import Screen
 from pgproof.cli.text import printable
 from pgproof.cli.waiting import wait_for
 from pgproof.cli.wal_stream import seconds
+from pgproof.errors import PreconditionError
 from pgproof.model.replica_history import Look, look_of
 from pgproof.model.replica_status import NodeStatus, ReplicaStatus, Role
 
@@ -67,7 +67,12 @@ async def _looks(
     manager: ReplicaManager, interval: float, count: int, looks: list[Look]
 ) -> AsyncIterator[ReplicaStatus]:
     """One status after the other, each in `looks` when it comes."""
-    remembered = (await manager.history()).looks
+    import asyncio
+
+    remembered: tuple[Look, ...] = ()
+    # Somebody else's memory may be out of reach; then it begins here.
+    with contextlib.suppress(PreconditionError):
+        remembered = (await manager.history()).looks
     made = 0
     loop = asyncio.get_running_loop()
     while True:
@@ -120,7 +125,7 @@ def live_view(
     limits = f"limits {text.duration(status.limits.lag_seconds)} and {text.size(status.limits.lag_bytes)}"
     title = f"Cluster {printable(status.cluster)}   {status.at.astimezone():%H:%M:%S}, every {interval:g} s   {limits}"
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name, justify in (
+    columns = (
         ("node", "left"),
         ("role", "left"),
         ("lag", "right"),
@@ -129,13 +134,16 @@ def live_view(
         ("receiver", "left"),
         ("sync", "left"),
         ("timeline", "right"),
-    ):
+    )
+    # A narrow terminal shows what comes first whole.
+    shown = len(columns) if console.width >= 100 else len(columns) - 2
+    for name, justify in columns[:shown]:
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     troubled = {problem.node for problem in status.problems}
     for node in status.nodes:
         style = "bold red" if node.name in troubled else "green" if node.role is Role.PRIMARY else ""
         spark = sparkline(looks[-width:], node.name)
-        table.add_row(*map(Text, _cells(node, spark)), style=style)
+        table.add_row(*map(Text, _cells(node, spark)[:shown]), style=style)
     lines: list[RenderableType] = [Text(title, "bold"), table]
     for problem in status.problems:
         lines.append(Text(printable(f"✗ {problem.kind}: {problem.message}"), "red"))

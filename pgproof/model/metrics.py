@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pgproof.model.overview import Catalog, Overview
+from pgproof.model.replica_status import NodeStatus, ReplicaStatus
 from pgproof.model.report import BackupInfo
 from pgproof.model.wal_status import WalStatus
 
@@ -155,6 +156,49 @@ def server_metrics(status: WalStatus) -> list[Metric]:
             "WAL that the server keeps for the replication slot.",
             cluster,
             slot.retained_bytes if slot is not None else None,
+        ),
+    ]
+
+
+def replica_metrics(status: ReplicaStatus) -> list[Metric]:
+    """A sample for each node of a cluster with replicas; what is not known of one has none."""
+
+    def of_each(name: str, help_text: str, value: Callable[[NodeStatus], float | None]) -> Metric:
+        values = ((node.name, value(node)) for node in status.nodes)
+        samples = (
+            Sample({"cluster": status.cluster, "node": name}, found)
+            for name, found in values
+            if found is not None
+        )
+        return Metric(name, help_text, tuple(samples))
+
+    roles = (
+        Sample({"cluster": status.cluster, "node": node.name, "role": str(node.role)}, 1.0)
+        for node in status.nodes
+    )
+    return [
+        of_each("pgproof_replica_up", "Whether the node answered.", lambda node: float(node.up)),
+        Metric("pgproof_replica_role", "What the node is; always 1.", tuple(roles)),
+        of_each(
+            "pgproof_replica_timeline",
+            "The node's timeline.",
+            lambda node: None if node.state is None else node.state.timeline,
+        ),
+        of_each(
+            "pgproof_replica_lag_bytes",
+            "WAL that the replica has not replayed; not received, of one that is delayed on purpose.",
+            lambda node: None if node.excess is None else node.excess.nbytes,
+        ),
+        of_each(
+            "pgproof_replica_lag_seconds",
+            "How far the replica is behind, beyond its delay if it has one.",
+            lambda node: None if node.excess is None else node.excess.seconds,
+        ),
+        _one(
+            "pgproof_replica_problems",
+            "What `pgproof replicas status` finds wrong.",
+            status.cluster,
+            len(status.problems),
         ),
     ]
 

@@ -42,7 +42,7 @@ def open_keys(looks: Sequence[Look], in_a_row: int = IN_A_ROW) -> tuple[str, ...
         for look in looks:
             if key in look.problems:
                 bad, good = bad + 1, 0
-            elif kind in LAG_KINDS and (key in look.near or not _lag_known(look, node)):
+            elif kind in LAG_KINDS and (key in look.near or not _lag_known(look, kind, node)):
                 bad, good = 0, 0 if key in look.near else good
             else:
                 bad, good = 0, good + 1
@@ -52,7 +52,9 @@ def open_keys(looks: Sequence[Look], in_a_row: int = IN_A_ROW) -> tuple[str, ...
     return tuple(found)
 
 
-def _lag_known(look: Look, node: str) -> bool:
+def _lag_known(look: Look, kind: str, node: str) -> bool:
     seen = look.nodes.get(node)
     # A node that is no longer configured, or no standby any more, has no lag that could last.
-    return seen is None or seen.role not in (Role.DOWN, Role.STANDBY) or seen.lag_seconds is not None
+    if seen is None or seen.role not in (Role.DOWN, Role.STANDBY):
+        return True
+    return (seen.lag_bytes if kind == "lag-bytes" else seen.lag_seconds) is not None

@@ -22,12 +22,14 @@ KEEP = timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class NodeLook:
-    """The lag is the one that is held against the limits; None while nothing is known of it, as of a node that is down."""
+    """The lag is the one that is held against the limits; None while nothing is known of it, as of a node that is down.
+    `timeline` is the highest that the node was known to be on, 0 if none was."""
 
     role: str
     lag_bytes: int | None = None
     lag_seconds: float | None = None
     conflicts: int | None = None
+    timeline: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Look:
             "primary": self.primary,
             "lsn": None if self.position is None else str(self.position),
             "nodes": {
-                name: [each.role, each.lag_bytes, each.lag_seconds, each.conflicts]
+                name: [each.role, each.lag_bytes, each.lag_seconds, each.conflicts, each.timeline]
                 for name, each in self.nodes.items()
             },
             "problems": self.problems,
@@ -93,12 +95,13 @@ class Look:
 
 
 def _node(given: Any) -> NodeLook:
-    role, nbytes, seconds, conflicts = given
+    role, nbytes, seconds, conflicts, timeline = given
     return NodeLook(
         str(role),
         None if nbytes is None else int(nbytes),
         None if seconds is None else float(seconds),
         None if conflicts is None else int(conflicts),
+        int(timeline),
     )
 
 
@@ -147,10 +150,11 @@ def _synchronous(primary: NodeStatus | None) -> tuple[str, str] | None:
 def _look_at(node: NodeStatus) -> NodeLook:
     lag = node.excess if node.role is Role.STANDBY else None
     conflicts = None if node.details is None else node.details.conflicts
+    timeline = 0 if node.state is None else node.state.timeline
     if lag is None:
-        return NodeLook(str(node.role), conflicts=conflicts)
+        return NodeLook(str(node.role), conflicts=conflicts, timeline=timeline)
     seconds = None if lag.seconds is None else round(lag.seconds, 3)
-    return NodeLook(str(node.role), lag.nbytes, seconds, conflicts)
+    return NodeLook(str(node.role), lag.nbytes, seconds, conflicts, timeline)
 
 
 def _near(status: ReplicaStatus) -> Iterable[str]:
@@ -174,6 +178,20 @@ def track_of(looks: Sequence[Look], system: int, timeline: int, now: datetime) -
     return track
 
 
-def highest_timeline(looks: Sequence[Look], system: int | None) -> int:
-    """The highest timeline of this cluster that a primary was ever seen on, 0 if none was."""
-    return max((look.timeline for look in looks if look.system == system), default=0)
+def timelines_of_nodes(looks: Sequence[Look]) -> dict[tuple[int, str], int]:
+    """The highest timeline that each node was seen on, by system identifier and name."""
+    found: dict[tuple[int, str], int] = {}
+    for look in looks:
+        for name, node in look.nodes.items():
+            if look.system is not None:
+                found[look.system, name] = max(found.get((look.system, name), 0), node.timeline)
+    return found
+
+
+def highest_timelines(looks: Sequence[Look]) -> dict[int, int]:
+    """The highest timeline that a primary was ever seen on, by system identifier."""
+    found: dict[int, int] = {}
+    for look in looks:
+        if look.system is not None:
+            found[look.system] = max(found.get(look.system, 0), look.timeline)
+    return found

@@ -176,7 +176,8 @@ def _at_the_primary(status: ReplicaStatus) -> Iterator[ReplicaProblem]:
                 slot.name,
                 f"nobody uses the slot {slot.name}, and {primary.name} keeps {(slot.retained_bytes or 0) / 1e6:,.1f} MB "
                 "of WAL for it",
-                "start its standby, or drop the slot before the disk is full: SELECT pg_drop_replication_slot(…)",
+                "start who streams from it (a standby, or pgproof wal stream); if nobody needs it any more, drop it before the "
+                "disk is full: SELECT pg_drop_replication_slot(…)",
             )
 
 

@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from pgproof.model.replica_history import Look
+from pgproof.model.replica_history import Look, NodeLook
 from pgproof.model.replica_status import Role
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class LagSeries:
-    """Points of each node that is no primary. Between two that are further apart than `step`, nobody looked."""
+    """Points of each node that is no primary; `newest` is each one's last look alone. Between two points that are further apart
+    than `step`, nobody looked."""
 
     start: datetime
     end: datetime
@@ -39,11 +40,12 @@ class LagSeries:
     max_lag_bytes: int
     max_lag_seconds: float
     nodes: Mapping[str, tuple[Point, ...]]
+    newest: Mapping[str, Point]
 
 
 @dataclass(frozen=True, slots=True)
 class DayOfLag:
-    """One node on one day, in UTC. `within` is the share of the looks at which it answered and its lag was within the limits."""
+    """One node on one day, in UTC. `within` is the share of the looks at which it answered with a lag within the limits."""
 
     day: date
     node: str
@@ -52,7 +54,7 @@ class DayOfLag:
     p99: float | None
     maximum: float | None
     maximum_bytes: int | None
-    within: float
+    within: float | None
 
 
 def lag_series(looks: Sequence[Look], end: datetime, length: timedelta) -> LagSeries | None:
@@ -63,6 +65,7 @@ def lag_series(looks: Sequence[Look], end: datetime, length: timedelta) -> LagSe
         return None
     apart = sorted(later.at - earlier.at for earlier, later in pairwise(shown))
     usual = apart[len(apart) // 2] if apart else timedelta(minutes=1)
+    newest = _points(table.groupby("node", as_index=False).tail(1))
     if len(shown) > _POINTS:
         span = shown[-1].at - shown[0].at
         usual = next((each for each in _STEPS if span / each <= _POINTS), _STEPS[-1])
@@ -70,10 +73,7 @@ def lag_series(looks: Sequence[Look], end: datetime, length: timedelta) -> LagSe
         table = table.groupby(["node", "at"], as_index=False).agg(
             seconds=("seconds", "max"), nbytes=("nbytes", "max"), down=("down", "any")
         )
-    nodes: dict[str, list[Point]] = {name: [] for name in shown[-1].nodes}
-    for at, node, seconds, nbytes, down in _rows(table, "at", "node", "seconds", "nbytes", "down"):
-        point = Point(at.to_pydatetime(), _known(seconds), _whole(nbytes), down)
-        nodes.setdefault(node, []).append(point)
+    nodes = _points(table)
     return LagSeries(
         start=shown[0].at,
         end=shown[-1].at,
@@ -81,8 +81,21 @@ def lag_series(looks: Sequence[Look], end: datetime, length: timedelta) -> LagSe
         step=max(3 * usual, timedelta(seconds=5)),
         max_lag_bytes=shown[-1].max_lag_bytes,
         max_lag_seconds=shown[-1].max_lag_seconds,
-        nodes={name: tuple(points) for name, points in nodes.items() if points},
+        # In the order that they are configured in.
+        nodes={
+            name: tuple(nodes[name])
+            for name in (*shown[-1].nodes, *sorted(set(nodes) - set(shown[-1].nodes)))
+            if name in nodes
+        },
+        newest={name: points[-1] for name, points in newest.items()},
     )
+
+
+def _points(table: pd.DataFrame) -> dict[str, list[Point]]:
+    nodes: dict[str, list[Point]] = {}
+    for at, node, seconds, nbytes, down in _rows(table, "at", "node", "seconds", "nbytes", "down"):
+        nodes.setdefault(node, []).append(Point(at.to_pydatetime(), _known(seconds), _whole(nbytes), down))
+    return nodes
 
 
 def by_day(looks: Sequence[Look]) -> list[DayOfLag]:
@@ -100,7 +113,9 @@ def by_day(looks: Sequence[Look]) -> list[DayOfLag]:
         within=("within", "mean"),
     )
     found = [
-        DayOfLag(day, node, looks, _known(median), _known(p99), _known(maximum), _whole(nbytes), within)
+        DayOfLag(
+            day, node, looks, _known(median), _known(p99), _known(maximum), _whole(nbytes), _known(within)
+        )
         for day, node, looks, median, p99, maximum, nbytes, within in _rows(days, *days.columns)
     ]
     return sorted(found, key=lambda each: (-each.day.toordinal(), each.node))
@@ -121,10 +136,7 @@ def _table(looks: Sequence[Look]) -> pd.DataFrame:
             node.lag_seconds,
             node.lag_bytes,
             node.role == Role.DOWN,
-            node.lag_seconds is not None
-            and node.lag_bytes is not None
-            and node.lag_seconds <= look.max_lag_seconds
-            and node.lag_bytes <= look.max_lag_bytes,
+            _within(look, node),
         )
         for look in looks
         for name, node in look.nodes.items()
@@ -132,7 +144,16 @@ def _table(looks: Sequence[Look]) -> pd.DataFrame:
     ]
     table = pd.DataFrame(rows, columns=["at", "node", "seconds", "nbytes", "down", "within"])
     table["at"] = pd.to_datetime(table["at"], utc=True)
-    return table.astype({"seconds": "float64", "nbytes": "float64"})
+    return table.astype({"seconds": "float64", "nbytes": "float64", "within": "float64"})
+
+
+def _within(look: Look, node: NodeLook) -> float | None:
+    """1 or 0; None where it cannot be told because the seconds are not known."""
+    if node.role == Role.STANDBY and node.lag_bytes is not None and node.lag_seconds is None:
+        return None if node.lag_bytes <= look.max_lag_bytes else 0.0
+    if node.lag_bytes is None or node.lag_seconds is None:
+        return 0.0
+    return float(node.lag_seconds <= look.max_lag_seconds and node.lag_bytes <= look.max_lag_bytes)
 
 
 def _known(value: float) -> float | None:

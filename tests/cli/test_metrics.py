@@ -26,8 +26,8 @@ from pgproof.model.report import VerificationReport
 from pgproof.repository.catalog import store_verification
 from tests.cli.test_cleanup import ids  # noqa: F401
 from tests.repository.places import new_repository
-from tests.support.postgres import ClusterFactory
-from tests.support.streaming import Streamer, wait_for_flush, written
+from tests.support.postgres import SUPERUSER_PASSWORD, ClusterFactory
+from tests.support.streaming import Streamer, standby_of, wait_for_flush, written
 
 ROOT = Path(__file__).parent.parent.parent
 MONITORING = ROOT / "monitoring"
@@ -120,13 +120,18 @@ def test_alerts_and_dashboard_name_what_is_really_told(
         "BACKUP_ENCRYPTION": "false",
     }.items():
         monkeypatch.setenv(name, str(value))
-    with Streamer(postgres, config) as streamer:
+    with standby_of(cluster, "replica") as replica, Streamer(postgres, config) as streamer:
+        monkeypatch.setenv("READ_REPLICA_HOSTS", f"127.0.0.1:{replica.port}")
+        monkeypatch.setenv("PGPASSWORD", SUPERUSER_PASSWORD)
         wait_for_flush(cluster, written(cluster))
         assert run(["metrics", "--with-server"]) == Exit.OK
         streamer.stop()
     text = capsys.readouterr().out
     found, told = parsed(text), {family.name for family in text_string_to_metric_families(text)}
     assert found["pgproof_wal_slot_active cluster=main"] == 1 == found["pgproof_server_up cluster=main"]
+    node = f"cluster=main node=127.0.0.1:{replica.port}"
+    assert found[f"pgproof_replica_up {node}"] == 1 == found[f"pgproof_replica_role {node} role=standby"]
+    assert found["pgproof_replica_problems cluster=main"] == 0 == found[f"pgproof_replica_lag_seconds {node}"]
     assert (
         found["pgproof_backup_last_success_timestamp_seconds cluster=main method=physical type=full"]
         == info.finished_at.timestamp()

@@ -12,7 +12,14 @@ from pgproof.model.lag import Lag
 from pgproof.model.lsn import Lsn
 from pgproof.model.node import NodeState
 from pgproof.model.replica_alarms import alarms, open_keys
-from pgproof.model.replica_history import Look, NodeLook, highest_timeline, look_of, track_of
+from pgproof.model.replica_history import (
+    Look,
+    NodeLook,
+    highest_timelines,
+    look_of,
+    timelines_of_nodes,
+    track_of,
+)
 from pgproof.model.replica_problems import problems_of
 from pgproof.model.replica_roles import judge_roles
 from pgproof.model.replica_status import (
@@ -93,11 +100,20 @@ def test_the_primary_is_who_is_out_of_recovery_on_the_highest_timeline() -> None
     assert judge_roles(ahead)[1]["b"] is Role.DIVERGED
 
 
+def test_who_streams_without_telling_its_timeline_has_not_diverged() -> None:
+    nodes = {"primary": primary(2, branched=100 * _MB), "a": standby(1, 101 * _MB)}
+    assert judge_roles(nodes)[1]["a"] is Role.DIVERGED
+    assert judge_roles(nodes, receiving={"a"})[1]["a"] is Role.STANDBY
+    told = {**nodes, "a": replace(nodes["a"], receiver="streaming")}
+    assert judge_roles(told, receiving={"a"})[1]["a"] is Role.DIVERGED
+
+
 def test_a_timeline_that_was_once_seen_is_a_floor() -> None:
-    assert judge_roles({"primary": primary(1), "a": standby(1)}, floor=2) == (
+    assert judge_roles({"primary": primary(1), "a": standby(1)}, floors={7: 2, 8: 9}) == (
         None,
         {"primary": Role.STALE, "a": Role.STANDBY},
     )
+    assert judge_roles({"primary": primary(1), "a": standby(1, system=8)}, floors={8: 9})[0] == "primary"
     # A standby that is further tells the same: another one was promoted, which is not seen now.
     assert judge_roles({"primary": primary(1), "a": standby(2)})[0] is None
 
@@ -232,7 +248,7 @@ def test_a_look_comes_back_from_its_line_and_anything_else_is_refused() -> None:
     found = replace(status_of(replica(lag=Lag(40 * _MB, 16.0)), replace(replica(), name="r2")))
     look = look_of(replace(found, problems=problems_of(found)))
     assert look.near == ("lag-bytes r1", "lag-seconds r1")
-    assert look.nodes["r1"] == NodeLook("standby", 40 * _MB, 16.0)
+    assert look.nodes["r1"] == NodeLook("standby", 40 * _MB, 16.0, timeline=1)
     assert Look.parse(look.line()) == look
     for wrong in ("", "{}", "[1]", "nul", look.line()[:-5], look.line().replace("+00:00", ""), "7", '"x"'):
         with pytest.raises(DataError):
@@ -260,7 +276,12 @@ def test_looks_tell_since_when_a_replica_is_behind() -> None:
     assert track_of(looks, 8, 1, now).lag(standby(), 0.0).seconds is None
     assert track_of(looks, 7, 2, now).lag(standby(), 0.0).seconds is None
     assert track_of(looks, 7, 1, NOW).lag(standby(at=5), 0.0).seconds is None
-    assert highest_timeline(looks, 7) == 1 and highest_timeline(looks, 9) == 0
+    assert highest_timelines(looks) == {7: 1}
+    two = [
+        a_look(0, {"a": NodeLook("standby", timeline=2)}),
+        a_look(1, {"a": NodeLook("standby", timeline=1)}),
+    ]
+    assert timelines_of_nodes(two) == {(7, "a"): 2}
 
 
 SLOW, OK, DOWN = NodeLook("standby", 0, 40.0), NodeLook("standby", 0, 0.0), NodeLook("down")
@@ -268,12 +289,13 @@ KEY = "lag-seconds r1"
 
 
 def lags(text: str) -> list[Look]:
-    """`x` above the limit, `n` above half of it, `.` below, `d` down."""
+    """`x` above the limit, `n` above half of it, `.` below, `d` down, `u` unknown."""
     made = {
         "x": ({"r1": SLOW}, (KEY,), (KEY,)),
         "n": ({"r1": SLOW}, (), (KEY,)),
         ".": ({"r1": OK}, (), ()),
         "d": ({"r1": DOWN}, ("node-down r1",), ()),
+        "u": ({"r1": NodeLook("standby", 0, None)}, (), ()),
     }
     return [a_look(minute, *made[letter]) for minute, letter in enumerate(text)]
 
@@ -293,6 +315,8 @@ def lags(text: str) -> list[Look]:
         ("xxdddd", True),
         ("xx.d.", False),
         ("nnnn", False),
+        ("xxuu", True),
+        ("xx.u.", False),
         ("xx..x", False),
     ],
 )

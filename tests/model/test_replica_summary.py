@@ -50,7 +50,7 @@ def test_days_tell_median_and_share_within_the_limits() -> None:
     midnight = datetime(2026, 11, 26, tzinfo=UTC)
     looks = [look(midnight + minute * _MINUTE, a=behind(1.0)) for minute in range(96)]
     looks += [look(midnight + (96 + n) * _MINUTE, a=bad) for n, bad in enumerate(
-        [behind(40.0), behind(1.0, 2000), DOWN, NodeLook("standby", 5, None)]
+        [behind(40.0), behind(1.0, 2000), DOWN, NodeLook("standby", 5000, None)]
     )]  # fmt: skip
     looks.append(look(midnight + timedelta(days=1), a=behind(2.0), b=behind(0.0)))
     days = by_day(looks)
@@ -65,10 +65,13 @@ def test_days_tell_median_and_share_within_the_limits() -> None:
         0.96,
         1.0,
         40.0,
-        2000,
+        5000,
     )
     assert first.p99 is not None and 1.0 < first.p99 < 40.0
     assert by_day([]) == []
+    # What cannot be told counts for nothing.
+    (unknown,) = by_day([look(NOW, a=NodeLook("standby", 5, None))])
+    assert unknown.within is None and unknown.median is None
 
 
 def test_a_primary_has_no_lag() -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from pgproof.actions.replica_status import replica_status
+from pgproof.errors import Cancelled
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
 from pgproof.model.replica_history import Look, look_of
@@ -64,10 +66,10 @@ class Trio:
             )
 
 
-@pytest.fixture(params=[15, 18])
+@pytest.fixture
 def trio(request: pytest.FixtureRequest) -> Iterator[Trio]:
     with ExitStack() as stack:
-        primary = stack.enter_context(Cluster(request.param))
+        primary = stack.enter_context(Cluster(getattr(request, "param", 18)))
         primary.psql("CREATE ROLE reader LOGIN; CREATE TABLE t (x text)")
         a, b = (stack.enter_context(standby_of(primary, name)) for name in ("slot_a", "slot_b"))
         found = Trio(primary, a, b)
@@ -84,6 +86,7 @@ def kinds(status: ReplicaStatus) -> set[str]:
     return {each.key for each in status.problems}
 
 
+@pytest.mark.parametrize("trio", [15, 18], indirect=True)
 def test_what_is_wrong_is_seen_and_nothing_else(trio: Trio) -> None:
     fine = trio.look()
     assert fine.ok, fine.problems
@@ -143,6 +146,11 @@ def test_a_frozen_replica_does_not_hold_the_look_and_a_promotion_is_judged(trio:
         begun = time.monotonic()
         frozen = trio.look(seconds=1.0)
         assert kinds(frozen) == {"node-down b"} and time.monotonic() - begun < 30
+        # Who does not want to wait for it need not.
+        job = Job()
+        threading.Timer(0.5, job.stop.set).start()
+        with pytest.raises(Cancelled):
+            replica_status(trio.primary.config(), trio.replication(), "main", job, seconds=60)
     finally:
         os.kill(trio.b.pid, signal.SIGCONT)
     before = (look_of(frozen),)
