@@ -222,10 +222,13 @@ def _wait_for_streams(
 
 
 def _from(primary: NewPrimary, server: PostgresConfig) -> bool:
-    """Whether a standby's setting names the new primary now."""
-    rows = ask(
-        server, "SELECT setting FROM pg_settings WHERE name = 'primary_conninfo'", seconds=_LOOK_SECONDS
-    )
+    """Whether a standby's setting names the new primary now, as one that does not say is expected to."""
+    try:
+        rows = ask(
+            server, "SELECT setting FROM pg_settings WHERE name = 'primary_conninfo'", seconds=_LOOK_SECONDS
+        )
+    except EngineError:
+        return True
     return bool(rows) and place(primary.server) in places(parse_conninfo(str(rows[0][0])))
 
 
