@@ -86,7 +86,8 @@ class Cluster:
             node.wake.set()
         async with self._changed:
             try:
-                await asyncio.wait_for(self._changed.wait_for(done), 2 * self.options.check_timeout)
+                async with asyncio.timeout(2 * self.options.check_timeout):
+                    await self._changed.wait_for(done)
             except TimeoutError:
                 self.decide()
 
@@ -139,9 +140,8 @@ class Cluster:
             each.wake.set()
         async with self._changed:
             try:
-                await asyncio.wait_for(
-                    self._changed.wait_for(lambda: self._writer_now() is not None), self.options.write_wait
-                )
+                async with asyncio.timeout(self.options.write_wait):
+                    await self._changed.wait_for(lambda: self._writer_now() is not None)
             except TimeoutError:
                 raise self._no_writer() from None
         found = self._writer_now()

@@ -26,6 +26,7 @@ from pgproof.routing.options import RouterOptions
 
 APPLICATION_NAME = "pgproof_router"
 _POLL_SECONDS = 0.1
+_OPEN = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
 RV = TypeVar("RV")
 # How long a cancelled query may take to end before its connection is given up.
 _CANCEL_SECONDS = 1.0
@@ -112,6 +113,9 @@ class Pool:
         return connection
 
     async def give_back(self, connection: RoutedConnection) -> None:
+        if connection.pgconn.transaction_status in _OPEN:
+            with contextlib.suppress(psycopg.Error):  # it is broken then, and the pool throws it away
+                await connection.rollback()
         self.busy.discard(connection)
         await self._pool.putconn(connection)
 
@@ -129,7 +133,7 @@ class Pool:
         if connection.closed:
             return
         with contextlib.suppress(psycopg.Error):  # it is broken then, and the pool throws it away
-            if connection.info.transaction_status != pq.TransactionStatus.IDLE:
+            if connection.pgconn.transaction_status in _OPEN:
                 await connection.rollback()
             if not connection.autocommit:
                 await connection.set_autocommit(True)

@@ -139,12 +139,17 @@ async def write_until_accepted(work: Callable[[], Awaitable[Any]], timeout: floa
             await asyncio.sleep(0.05)
 
 
-def run(work: Coroutine[Any, Any, Any], timeout: float = 240) -> None:
+def run(work: Coroutine[Any, Any, Any], timeout: float = 120) -> None:
     """Run it in a loop of its own; it must leave no task behind."""
 
     async def bounded() -> None:
-        async with asyncio.timeout(timeout):
-            await work
+        try:
+            async with asyncio.timeout(timeout):
+                await work
+        except TimeoutError:
+            for each in asyncio.all_tasks():
+                each.print_stack()
+            raise
         left = [each for each in asyncio.all_tasks() if each is not asyncio.current_task()]
         assert not left, left
 
