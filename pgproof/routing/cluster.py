@@ -13,10 +13,12 @@ from dataclasses import replace
 from time import monotonic
 
 from pgproof.errors import ConflictError, PreconditionError, TransientError
+from pgproof.model.cluster_memory import Memory
 from pgproof.model.lag import PrimaryTrack
 from pgproof.model.node import NodeState
 from pgproof.model.replication_config import ReplicationConfig
-from pgproof.model.routing import GOLDEN, Health, Memory, Role, Routing, Rules, Seen, Tier, decide
+from pgproof.model.routing import GOLDEN, Health, Role, Routing, Rules, Seen, Tier, decide
+from pgproof.routing.leader import PatroniWatch
 from pgproof.routing.node import Node
 from pgproof.routing.options import RouterOptions
 
@@ -24,11 +26,9 @@ _NEVER, _EVER = float("-inf"), float("inf")
 
 
 class Cluster:
-    """`forbid` says of a node why it must not be written to, whatever was measured; nothing if it may."""
+    """The nodes by name are the router's to add."""
 
-    def __init__(
-        self, config: ReplicationConfig, options: RouterOptions, forbid: Callable[[Node], str] | None = None
-    ) -> None:
+    def __init__(self, config: ReplicationConfig, options: RouterOptions) -> None:
         self.nodes: dict[str, Node] = {}
         self.memory = Memory()
         self.routing = Routing()
@@ -38,14 +38,13 @@ class Cluster:
         )
         self.switches = 0
         self.history_after = _NEVER
-        self._forbid = forbid or (lambda _node: "")
+        self.patroni = PatroniWatch(config.patroni_urls, options.check_interval, options.check_timeout)
         self._track = PrimaryTrack(0)
         self._primary_seen = _NEVER
         self._good_until = _NEVER
         self._turn = random.Random(options.seed).random()
         self._first: Tier | None = None
         self._changed = asyncio.Condition()
-        self.news = asyncio.Event()
 
     def pick(self) -> Node:
         """A node for a read. Raises TransientError if none can serve."""
@@ -171,7 +170,8 @@ class Cluster:
         """A check of `node` came in, good or not. `before` is what it said over the same connection before."""
         if before is not None and before.in_recovery and node.state is not None and node.state.primary:
             self.memory = self.memory.promoted(before, node.state)
-        self.memory = self.memory.after(self._seen())
+        states = [each.state for each in self.nodes.values() if each.state is not None]
+        self.memory = self.memory.after(states)
         self._measure(node)
         await self._apply()
 
@@ -184,13 +184,27 @@ class Cluster:
         """Anew, of what is known; the loop has nothing to wait for."""
         seen = self._seen()
         routing = decide(seen, self.memory, self.rules)
-        if routing.writable and routing.primary and (why := self._forbid(self.nodes[routing.primary])):
+        if (
+            routing.writable
+            and routing.primary
+            and (why := self.patroni.forbids(self.nodes[routing.primary]))
+        ):
             routing = replace(routing, writable=False, reason=why)
         self.routing = routing
         self._first = routing.tiers[0] if routing.tiers else None
         up = [self.nodes[each.node].checked for each in seen if each.health is Health.UP]
         # Until one of the nodes that serve is no longer known well enough. While none does, its checks decide alone.
         self._good_until = min(up, default=_EVER) + self.options.check_age
+
+    async def follow_patroni(self) -> None:
+        """Until cancelled: what it says is acted on at once."""
+        changed = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.patroni.run(changed))
+            while True:
+                await changed.wait()
+                changed.clear()
+                await self._apply()
 
     async def _apply(self) -> None:
         was = self.routing
@@ -204,7 +218,6 @@ class Cluster:
                 node.close_writer()
         if now.primary and was.primary != now.primary:
             self.switches += 1
-        self.news.set()
         async with self._changed:
             self._changed.notify_all()
 

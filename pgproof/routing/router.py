@@ -43,6 +43,11 @@ class NodeHandle:
         return self._node.id
 
     @property
+    def config(self) -> PostgresConfig:
+        """The way to it."""
+        return self._node.config
+
+    @property
     def state(self) -> NodeState | None:
         """What it said last."""
         return self._node.state
@@ -81,6 +86,7 @@ class ReadReplicaRouter:
                 host=primary.host,
             )
         self._primary = primary
+        self._config = config
         self._options = options or RouterOptions()
         self._cluster = Cluster(config, self._options)
         self._checks: dict[str, asyncio.Task[None]] = {}
@@ -116,6 +122,11 @@ class ReadReplicaRouter:
         try:
             for node in self._cluster.nodes.values():
                 self._watch(node)
+            if self._config.patroni_urls:
+                self._checks["patroni"] = asyncio.create_task(
+                    self._cluster.follow_patroni(), name="pgproof-router-patroni"
+                )
+                await self._cluster.patroni.asked.wait()
             await self._cluster.first_looks()
             if all(each.health is Health.DOWN for each in self._cluster.nodes.values()):
                 raise TransientError(

@@ -10,6 +10,7 @@ from typing import Any
 
 from pgproof.model.lag import Lag
 from pgproof.model.node import NodeState
+from pgproof.model.patroni import PatroniView
 from pgproof.model.routing import Health, Role
 from pgproof.routing.cluster import Cluster
 from pgproof.routing.node import Counts, Node
@@ -65,7 +66,8 @@ class NodeStatus:
 @dataclass(frozen=True, slots=True)
 class RouterStatus:
     """`primary` is the node that is the primary, `writer` the same if it may be written to; `reason` says why there is none.
-    `timeline` is the highest one that was seen, and `switches` how often the primary has become another one.
+    `timeline` is the highest one that was seen, and `switches` how often the primary has become another one. `patroni` is what it
+    said last, where one is configured, and `patroni_problem` why it cannot be asked now.
     """
 
     at: datetime
@@ -75,6 +77,8 @@ class RouterStatus:
     system_identifier: int | None
     timeline: int
     switches: int
+    patroni: PatroniView | None
+    patroni_problem: str
     nodes: tuple[NodeStatus, ...]
 
     def node(self, name: str) -> NodeStatus:
@@ -89,6 +93,8 @@ class RouterStatus:
             "system_identifier": None if self.system_identifier is None else str(self.system_identifier),
             "timeline": self.timeline,
             "switches": self.switches,
+            "patroni_leader": leader.name if self.patroni and (leader := self.patroni.leader) else None,
+            "patroni_problem": self.patroni_problem,
             "nodes": [each.to_json() for each in self.nodes],
         }
 
@@ -103,6 +109,8 @@ def status_of(cluster: Cluster) -> RouterStatus:
         system_identifier=cluster.memory.system_identifier,
         timeline=cluster.memory.floor,
         switches=cluster.switches,
+        patroni=cluster.patroni.view,
+        patroni_problem=cluster.patroni.problem,
         nodes=tuple(_node(cluster, each, now) for each in cluster.nodes.values()),
     )
 

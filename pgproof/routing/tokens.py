@@ -10,9 +10,9 @@ from typing import Any, Final, LiteralString
 from psycopg.rows import tuple_row
 
 from pgproof.errors import DataError, TransientError
+from pgproof.model.cluster_memory import Standing, has_replayed, standing
 from pgproof.model.lsn import Lsn
 from pgproof.model.node import NodeState, record_end
-from pgproof.model.routing import Standing, has_replayed, standing
 from pgproof.model.token import Token
 from pgproof.routing.cluster import Cluster
 from pgproof.routing.node import Node

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import psycopg
@@ -114,11 +115,19 @@ async def write_connection(cluster: Cluster) -> AsyncIterator[RoutedConnection]:
 
 
 async def _borrow(cluster: Cluster) -> tuple[Node, Pool, RoutedConnection]:
-    node = await cluster.writer()
-    pool = node.writer
-    if pool is None:
-        raise unavailable(node)
-    connection = await node.borrow(pool)
+    end = monotonic() + cluster.options.write_wait
+    while True:
+        node = await cluster.writer()
+        pool = node.writer
+        if pool is None:
+            raise unavailable(node)
+        try:
+            connection = await node.borrow(pool)
+            break
+        except TransientError:
+            # Who waited for a connection to a primary that went away waits for the next one; nothing was sent yet.
+            if not pool.over.done() or monotonic() > end:
+                raise
     if connection.pgconn.parameter_status(b"in_hot_standby") == b"on":
         await pool.give_back(connection)
         node.wake.set()

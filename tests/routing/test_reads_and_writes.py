@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
-from contextlib import aclosing
 
-import psycopg
 import pytest
 
-from pgproof.replication import ReadReplicaRouter, ReplicaType, RouterOptions
-from tests.routing.world import QUICK, World, run, until, world
+from pgproof.replication import ReadReplicaRouter, ReplicaType
+from tests.routing.world import World, run, world
 
 
 @pytest.fixture(scope="module")
