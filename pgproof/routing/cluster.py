@@ -37,7 +37,8 @@ class Cluster:
             config.max_lag_bytes, config.max_lag_seconds, options.policy, options.primary_reads
         )
         self.switches = 0
-        self.history_after = _NEVER
+        # When the history of a timeline may be asked for again, after a refusal.
+        self.history_after = (0, _NEVER)
         self.patroni = PatroniWatch(config.patroni_urls, options.check_interval, options.check_timeout)
         self._track = PrimaryTrack(0)
         self._primary_seen = _NEVER
@@ -80,6 +81,17 @@ class Cluster:
             lambda: all(each.checked > began or each.health is Health.DOWN for each in self.nodes.values())
         )
 
+    @property
+    def lacks_history(self) -> bool:
+        """Whether the way to the primary's timeline is not known, and may be asked for now."""
+        timeline, again = self.history_after
+        waits = timeline == self.memory.floor and monotonic() < again
+        return not self.memory.whole and self.routing.primary is not None and not waits
+
+    async def learn_history(self) -> None:
+        """Wait until it was asked for, if it may be."""
+        await self._look_until(lambda: not self.lacks_history)
+
     async def _look_until(self, done: Callable[[], bool]) -> None:
         for node in self.nodes.values():
             node.wake.set()
@@ -94,7 +106,10 @@ class Cluster:
         """Wait until every node has answered or has not, so that no first decision is made of a part of them."""
         async with self._changed:
             await self._changed.wait_for(
-                lambda: all(each.health is not Health.UNKNOWN for each in self.nodes.values())
+                lambda: (
+                    all(each.health is not Health.UNKNOWN for each in self.nodes.values())
+                    and not self.lacks_history
+                )
             )
 
     async def close(self) -> None:

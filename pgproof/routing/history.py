@@ -26,7 +26,7 @@ _AGAIN_SECONDS = 60.0
 async def learn_history(cluster: Cluster, node: Node) -> None:
     """Read the history from `node` if it is the primary and something of it is missing."""
     memory = cluster.memory
-    if memory.whole or cluster.routing.primary != node.id or monotonic() < cluster.history_after:
+    if not cluster.lacks_history or cluster.routing.primary != node.id:
         return
     seconds = cluster.options.check_timeout
     # A physical walsender belongs to no database (see connect_replication).
@@ -46,6 +46,7 @@ async def learn_history(cluster: Cluster, node: Node) -> None:
         content = row[1].encode() if isinstance(row[1], str) else bytes(row[1])
         history = TimelineHistory.parse(memory.floor, content)
     except (psycopg.Error, TimeoutError, DataError, TransientError):
-        cluster.history_after = monotonic() + _AGAIN_SECONDS
-        return
-    await cluster.remember(cluster.memory.read(history))
+        cluster.history_after = (memory.floor, monotonic() + _AGAIN_SECONDS)
+        await cluster.remember(cluster.memory)
+    else:
+        await cluster.remember(cluster.memory.read(history))

@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from time import monotonic
 from typing import Any
 
 import psycopg
-from psycopg_pool import PoolClosed, PoolTimeout
+from psycopg_pool import PoolTimeout
 
 from pgproof.errors import TransientError
 from pgproof.model.config import PostgresConfig
@@ -142,11 +141,22 @@ class Node:
                 self.lost_a_connection(psycopg.OperationalError("closed"))
             await pool.give_back(connection)
 
-    async def borrow(self, pool: Pool, *, sound: bool = True) -> RoutedConnection:
-        """Raises TransientError if there is none."""
+    async def borrow_reader(self) -> tuple[Pool, RoutedConnection]:
+        """For a read, which may be tried again. Raises TransientError if there is none."""
+        pool = self.reader
+        if pool is None:
+            raise unavailable(self)
         try:
-            return await (pool.borrow_sound() if sound else pool.borrow())
-        except (PoolTimeout, PoolClosed, psycopg.OperationalError) as error:
+            return pool, await pool.borrow()
+        except psycopg.OperationalError as error:
+            self.wake.set()
+            raise unavailable(self, error) from error
+
+    async def borrow(self, pool: Pool) -> RoutedConnection:
+        """One that the server has not hung up on. Raises TransientError if there is none."""
+        try:
+            return await pool.borrow_sound()
+        except psycopg.OperationalError as error:
             raise unavailable(self, error) from error
 
     def figures(self) -> dict[str, Any]:
@@ -155,9 +165,6 @@ class Node:
             "reads": self.reader.figures() if self.reader else None,
             "writes": self.writer.figures() if self.writer else None,
         }
-
-    def due_in(self) -> float:
-        return max(0.0, self.next_check - monotonic())
 
 
 def unavailable(node: Node, error: Exception | None = None) -> TransientError:

@@ -69,11 +69,11 @@ class RoutedConnection(psycopg.AsyncConnection[Any]):
             async with asyncio.timeout(_CANCEL_SECONDS):
                 await self.cancel_safe(timeout=_CANCEL_SECONDS)
                 await wait_async(gen, self.pgconn.socket, interval=interval)
-        except (psycopg.Error, OSError):
+        except (psycopg.Error, OSError, TimeoutError):
             pass  # QueryCanceled mostly; whatever it is, the caller's cancellation goes on
-        except (TimeoutError, asyncio.CancelledError):
-            self.pgconn.finish()
-            raise asyncio.CancelledError from None
+        finally:
+            if self.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
+                self.pgconn.finish()
 
 
 class Pool:
@@ -182,9 +182,9 @@ def _hung_up(connection: RoutedConnection) -> bool:
     try:
         poll = select.poll()
         poll.register(connection.fileno(), select.POLLIN)
-        if not poll.poll(0):
-            return False
-        connection.pgconn.consume_input()
+        # First perhaps the reason, then the end of the stream.
+        while poll.poll(0) and connection.pgconn.status == pq.ConnStatus.OK:
+            connection.pgconn.consume_input()
     except (psycopg.Error, OSError):
         return True
     return connection.pgconn.status == pq.ConnStatus.BAD

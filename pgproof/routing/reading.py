@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import psycopg
-from psycopg_pool import PoolClosed, PoolTimeout
 
 from pgproof.errors import DataError, TransientError
 from pgproof.model.token import Token
 from pgproof.routing.cluster import Cluster
 from pgproof.routing.failing import first_line, is_lost, may_succeed_elsewhere
-from pgproof.routing.node import Node, unavailable
+from pgproof.routing.node import Node
 from pgproof.routing.pool import Pool, RoutedConnection
 from pgproof.routing.tokens import knows, require_kept, wait_for
 
@@ -63,32 +62,26 @@ async def read_and_hold(
     attempts = max(3, len(cluster.nodes) + 1)
     while True:
         attempts -= 1
-        last: Exception
         try:
-            pool = node.reader
-            if pool is None:
-                raise unavailable(node)
-            connection = await pool.borrow()
+            pool, connection = await node.borrow_reader()
+        except TransientError as error:
+            last: Exception = error
+        else:
             try:
                 if token is not None and not knows(cluster, node, token):
                     await _see(cluster, node, connection, token)
                 lent = Lent(await work(connection), node, pool, connection)
             except BaseException as error:
                 await pool.give_back(connection)
-                if not isinstance(error, psycopg.Error) or not may_succeed_elsewhere(connection, error):
+                if isinstance(error, psycopg.Error) and may_succeed_elsewhere(connection, error):
+                    if is_lost(connection, error):
+                        node.lost_a_connection(error)
+                elif not isinstance(error, _NotThere):
                     raise
-                if is_lost(connection, error):
-                    node.lost_a_connection(error)
                 last = error
             else:
                 node.counts.reads += 1
                 return lent
-        except _NotThere as error:
-            last = error
-        except (PoolClosed, PoolTimeout, TransientError) as error:
-            if isinstance(error, PoolTimeout):
-                node.wake.set()
-            last = error if isinstance(error, TransientError) else unavailable(node, error)
         node.counts.retries += 1
         tried.add(node.id)
         node = _next(cluster, tried, token, last, attempts)

@@ -59,6 +59,9 @@ async def require_kept(cluster: Cluster, token: Token) -> None:
     if found is Standing.AHEAD:
         await cluster.look_anew()
         found = standing(token.timeline, token.lsn, cluster.memory)
+    elif found is Standing.UNKNOWN:
+        await cluster.learn_history()
+        found = standing(token.timeline, token.lsn, cluster.memory)
     if found is Standing.KEPT:
         return
     if found is Standing.AHEAD:

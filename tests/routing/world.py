@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pgproof.errors import TransientError
+from pgproof.model.config import PostgresConfig
 from pgproof.model.lsn import Lsn
 from pgproof.replication import ReadReplicaRouter, ReplicaInfo, ReplicationConfig, RouterOptions
 from tests.support import machine
@@ -30,6 +31,10 @@ class World:
     primary: Cluster
     replicas: dict[str, Cluster]
 
+    def tcp(self, **fields: Any) -> PostgresConfig:
+        """The superuser's way to the primary over TCP."""
+        return self.primary.tcp_config(**{"user": SUPERUSER, "password": SUPERUSER_PASSWORD, **fields})
+
     def info(self, name: str, **fields: Any) -> ReplicaInfo:
         server = self.replicas[name]
         return ReplicaInfo(id=name, host="127.0.0.1", port=server.port, **fields)
@@ -38,8 +43,7 @@ class World:
         self, options: RouterOptions = QUICK, config: ReplicationConfig | None = None, **weights: float
     ) -> ReadReplicaRouter:
         """To all nodes over TCP, as the superuser."""
-        primary = self.primary.tcp_config(user=SUPERUSER, password=SUPERUSER_PASSWORD)
-        router = ReadReplicaRouter(primary, config, options)
+        router = ReadReplicaRouter(self.tcp(), config, options)
         for name in self.replicas:
             router.add_replica(self.info(name, weight=weights.get(name, 1)))
         return router
@@ -73,7 +77,6 @@ def world(major: int = 18, replicas: int = 2) -> Iterator[World]:
 @contextmanager
 def frozen(server: Cluster) -> Iterator[None]:
     """All processes of a server stand still."""
-    family = [server.pid, *machine.children(server.pid)]
     os.kill(server.pid, signal.SIGSTOP)  # first, so that it starts no child meanwhile
     family = [server.pid, *machine.children(server.pid)]
     try:
@@ -85,6 +88,14 @@ def frozen(server: Cluster) -> Iterator[None]:
         for pid in reversed(family):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+
+
+def follow(old: Cluster, new: Cluster) -> None:
+    """Make a stopped server a standby of another one."""
+    (old.data_dir / "standby.signal").touch()
+    with (old.data_dir / "postgresql.auto.conf").open("a") as file:
+        file.write(f"primary_conninfo = 'host={new.socket_dir} port={new.port} user=postgres'\n")
+    machine.give_to_service(old.data_dir)
 
 
 async def until(condition: Callable[[], bool], what: str, timeout: float = 60) -> None:
