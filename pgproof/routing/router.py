@@ -147,8 +147,11 @@ class ReadReplicaRouter:
         self._checks.clear()
         for each in checks:
             each.cancel()
-        await asyncio.gather(*checks, return_exceptions=True)
+        ended = await asyncio.gather(*checks, return_exceptions=True)
         await self._cluster.close()
+        for outcome in ended:
+            if isinstance(outcome, Exception):
+                raise outcome
 
     async def __aenter__(self) -> Self:
         await self.initialize()
