@@ -62,7 +62,7 @@ def measurements(reads: int, rounds: int) -> Iterator[Measured]:
 
 
 async def _round(servers: World, number: int, reads: int) -> list[Measured]:
-    options = RouterOptions(read_min=_CONNECTIONS, read_max=_CONNECTIONS, write_min=4, write_max=4)
+    options = RouterOptions(read_min=_CONNECTIONS // 3 + 1, read_max=_CONNECTIONS, write_min=4, write_max=4)
     found = []
     async with servers.router(options) as router, _bare(router) as pool:
         await pool.wait()

@@ -111,7 +111,7 @@ def status_of(cluster: Cluster) -> RouterStatus:
         switches=cluster.switches,
         patroni=cluster.patroni.view,
         patroni_problem=cluster.patroni.problem,
-        nodes=tuple(_node(cluster, each, now) for each in cluster.nodes.values()),
+        nodes=tuple(_node(cluster, each, now) for each in tuple(cluster.nodes.values())),
     )
 
 
