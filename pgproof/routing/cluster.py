@@ -7,6 +7,7 @@ stopped, or its loop was held up) waits for a new look first.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,7 @@ from pgproof.routing.leader import PatroniWatch
 from pgproof.routing.node import Node
 from pgproof.routing.options import RouterOptions
 
+_log = logging.getLogger(__name__)
 _NEVER, _EVER = float("-inf"), float("inf")
 
 
@@ -70,12 +72,10 @@ class Cluster:
         """Whether the looks behind the decision are recent enough to act on it."""
         return monotonic() < self._good_until
 
-    async def look_again(self) -> None:
-        """Have all nodes asked, and wait until the looks are fresh, as long as a check may take."""
-        await self._look_until(lambda: self.fresh)
-
     async def look_anew(self) -> None:
-        """Have all nodes asked from now on, and wait for all that answer, as long as a check may take."""
+        """Have all nodes asked from now on, and wait for their answers, as long as a check may take. Not for the first one
+        only: an old primary may be quicker to answer than the one that took over meanwhile.
+        """
         began = monotonic()
         await self._look_until(
             lambda: all(each.checked > began or each.health is Health.DOWN for each in self.nodes.values())
@@ -146,7 +146,7 @@ class Cluster:
         Raises TransientError if there is none by then, ConflictError if several nodes claim to be it.
         """
         if not self.fresh:
-            await self.look_again()
+            await self.look_anew()
         node = self._writer_now()
         if node is not None:
             return node
@@ -233,6 +233,7 @@ class Cluster:
                 node.close_writer()
         if now.primary and was.primary != now.primary:
             self.switches += 1
+            _log.info("primary is node=%s timeline=%d", now.primary, self.memory.floor)
         async with self._changed:
             self._changed.notify_all()
 

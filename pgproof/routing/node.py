@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pgproof.model.routing import Health, Seen
 from pgproof.routing.options import RouterOptions
 from pgproof.routing.pool import Pool, RoutedConnection
 
+_log = logging.getLogger(__name__)
 _NEW_LATENCY = 0.3  # how much a new measurement counts beside what was known
 
 
@@ -74,6 +76,8 @@ class Node:
         """A good check; it opens the pool for reads if there is none."""
         self.latency += (state.seconds - self.latency) * (_NEW_LATENCY if self.latency else 1.0)
         self.state, self.checked, self.reason = state, began, ""
+        if self.health is not Health.UP:
+            _log.info("node is up node=%s role=%s", self.id, "standby" if state.in_recovery else "primary")
         self.health = Health.UP
         self.failed_in_row = 0
         if self.reader is None:
@@ -89,6 +93,8 @@ class Node:
 
     def goes_down(self, reason: str) -> None:
         """A second sign: nobody waits for it any longer."""
+        if self.health is not Health.DOWN:
+            _log.warning("node is down node=%s reason=%s", self.id, reason)
         self.reason, self.health = reason, Health.DOWN
         self.failed_in_row += 1
         self._end("reader")
@@ -141,13 +147,13 @@ class Node:
                 self.lost_a_connection(psycopg.OperationalError("closed"))
             await pool.give_back(connection)
 
-    async def borrow_reader(self) -> tuple[Pool, RoutedConnection]:
+    async def borrow_reader(self, seconds: float) -> tuple[Pool, RoutedConnection]:
         """For a read, which may be tried again. Raises TransientError if there is none."""
         pool = self.reader
         if pool is None:
             raise unavailable(self)
         try:
-            return pool, await pool.borrow()
+            return pool, await pool.borrow(seconds)
         except psycopg.OperationalError as error:
             self.wake.set()
             raise unavailable(self, error) from error

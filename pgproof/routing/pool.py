@@ -103,9 +103,9 @@ class Pool:
         """Connections are made in the background."""
         await self._pool.open(wait=False)
 
-    async def borrow(self) -> RoutedConnection:
+    async def borrow(self, seconds: float | None = None) -> RoutedConnection:
         """Raises psycopg's OperationalError if there is none in time (PoolTimeout) or the pool has ended (PoolClosed)."""
-        connection = await self._pool.getconn()
+        connection = await self._pool.getconn(seconds)
         if self.over.done():
             await self._pool.putconn(connection)
             raise psycopg.OperationalError("the node went down")

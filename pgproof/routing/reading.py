@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import psycopg
 
-from pgproof.errors import DataError, TransientError
+from pgproof.errors import TransientError
 from pgproof.model.token import Token
 from pgproof.routing.cluster import Cluster
 from pgproof.routing.failing import first_line, is_lost, may_succeed_elsewhere
@@ -18,6 +18,8 @@ from pgproof.routing.pool import Pool, RoutedConnection
 from pgproof.routing.tokens import knows, require_kept, wait_for
 
 T = TypeVar("T")
+# Who found no connection at one node waits no longer than this at another, in seconds.
+_SECOND_PATIENCE = 1.0
 
 
 class _NotThere(Exception):
@@ -56,16 +58,18 @@ async def read_and_hold(
 ) -> Lent[T]:
     """As `read`, and the caller gives the connection back."""
     if not cluster.fresh:
-        await cluster.look_again()
+        await cluster.look_anew()
     node = cluster.pick() if token is None else await _pick_for(cluster, token)
     tried: set[str] = set()
     attempts = max(3, len(cluster.nodes) + 1)
+    patience = cluster.options.pool_wait
     while True:
         attempts -= 1
         try:
-            pool, connection = await node.borrow_reader()
+            pool, connection = await node.borrow_reader(patience)
         except TransientError as error:
             last: Exception = error
+            patience = min(patience, _SECOND_PATIENCE)
         else:
             try:
                 if token is not None and not knows(cluster, node, token):
@@ -131,16 +135,8 @@ async def _pick_for(cluster: Cluster, token: Token) -> Node:
 
 async def _see(cluster: Cluster, node: Node, connection: RoutedConnection, token: Token) -> None:
     primary = node.id == cluster.routing.primary
-    if await wait_for(cluster, node, connection, token, 0.0 if primary else cluster.options.token_wait):
-        return
-    if not primary:
+    if not await wait_for(cluster, node, connection, token, 0.0 if primary else cluster.options.token_wait):
         raise _NotThere
-    raise DataError(
-        "the primary does not have the write of this token",
-        hint="it is of another cluster, or was lost in a crash (synchronous_commit off, or a restored server)",
-        token=str(token),
-        node=node.id,
-    )
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Any, Final, LiteralString
 
+import psycopg
 from psycopg.rows import tuple_row
 
 from pgproof.errors import DataError, TransientError
@@ -15,6 +16,7 @@ from pgproof.model.lsn import Lsn
 from pgproof.model.node import NodeState, record_end
 from pgproof.model.token import Token
 from pgproof.routing.cluster import Cluster
+from pgproof.routing.failing import is_lost
 from pgproof.routing.node import Node
 from pgproof.routing.pool import RoutedConnection
 
@@ -103,22 +105,19 @@ async def wait_for(
 ) -> bool:
     """Whether the node behind this connection has replayed the token, waited for as long as `seconds`.
 
-    Raises psycopg's errors.
+    Raises psycopg's errors, and DataError if it is a primary of the token's timeline that does not have it: then nobody has.
     """
     state = node.state
     if state is None:
         return False
     end, pause = monotonic() + seconds, _FIRST_PAUSE
     if state.version >= _WAITS_SINCE and state.in_recovery and seconds > 0:
-        milliseconds = max(1, round(seconds * 1000))
-        await connection.execute(
-            f"WAIT FOR LSN '{token.lsn}' WITH (MODE 'standby_replay', TIMEOUT '{milliseconds}ms', NO_THROW)".encode()
-        )
+        await _server_waits(connection, token.lsn, seconds)
     cursor = connection.cursor(row_factory=tuple_row)
     while True:
         row = await (await cursor.execute(_REACHED_QUERY)).fetchone()
         assert row is not None
-        _, position, timeline = row
+        recovering, position, timeline = row
         reached = record_end(Lsn.parse(position), state.segment_size) if position else Lsn(0)
         if timeline == state.timeline:
             node.seen_reached = (
@@ -133,7 +132,26 @@ async def wait_for(
             )
         ):
             return True
+        if not recovering and timeline == token.timeline:
+            raise DataError(
+                "the primary does not have the write of this token",
+                hint="it is of another cluster, or was lost in a crash (synchronous_commit off, or a restored server)",
+                token=str(token),
+                node=node.id,
+            )
         if (left := end - monotonic()) <= 0:
             return False
         await asyncio.sleep(min(pause, left))
         pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+async def _server_waits(connection: RoutedConnection, lsn: Lsn, seconds: float) -> None:
+    """As long as the server waits by itself, nobody has to ask it again and again."""
+    milliseconds = max(1, round(seconds * 1000))
+    command = f"WAIT FOR LSN '{lsn}' WITH (MODE 'standby_replay', TIMEOUT '{milliseconds}ms', NO_THROW)"
+    try:
+        await connection.execute(command.encode())
+    except psycopg.Error as error:
+        # Whatever it has against that: asking works everywhere.
+        if is_lost(connection, error):
+            raise
