@@ -66,6 +66,7 @@ def parsed() -> argparse.Namespace:
     only.add_argument("--seconds", type=float, default=60.0, help="stream: how long (60)")
     only.add_argument("--commits", type=int, default=1000, help="commit: how many (1000)")
     only.add_argument("--wal-gigabytes", type=float, default=1.0, help="replay: WAL to replay (1)")
+    parser.add_argument("--reads", type=int, default=20_000, help="reads: how many of each kind (20000)")
     parser.add_argument("--backups", type=int, default=10_000, help="catalog: backups in it (10000)")
     options = parser.parse_args()
     if unknown := [name for name in options.parts if name not in PARTS]:

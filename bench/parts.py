@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import backups, catalog, logical, table, wal, wal_commit, wal_replay, wal_stream
+from bench import backups, catalog, logical, reads, table, wal, wal_commit, wal_replay, wal_stream
 from bench.contender import Place
 from bench.recording import Section, machine_line
 
@@ -85,6 +85,13 @@ PARTS = {
         ),
         wal_replay.Measured,
         wal_replay.markdown,
+    ),
+    "reads": _part(
+        "Reads through the router",
+        [18],
+        lambda options, _work: reads.measurements(options.reads, options.rounds),
+        reads.Measured,
+        reads.markdown,
     ),
     "catalog": _part(
         "A repository of many backups",

@@ -17,6 +17,7 @@ from core.db.backup import (
     PostgresConfig,
     RecoveryManager,
 )
+from core.db.replication import ReadReplicaRouter, ReplicaInfo, ReplicaType
 from pgproof.errors import PreconditionError
 from tests.support.postgres import Cluster
 from tests.support.s3 import S3Server
@@ -100,3 +101,36 @@ def test_the_promised_scheduler_tells_what_must_be_changed_first(tmp_path: Path)
     never = BackupConfig(backup_dir=str(tmp_path), full_backup_interval="never", incremental_interval="never")
     with pytest.raises(PreconditionError, match="no backup would ever be taken"):
         asyncio.run(BackupScheduler(BackupManager(PostgresConfig(), never)).run())
+
+
+def test_the_promised_router(pg18: Cluster) -> None:
+    """As the request has it; replica1.example.com is away, which is no reason not to begin."""
+    pg18.psql("CREATE TABLE users (email text, active boolean DEFAULT true)", "app")
+
+    async def calls() -> None:
+        primary_config = pg18.config(database="app")
+        router = ReadReplicaRouter(primary_config)
+        router.add_replica(
+            ReplicaInfo(
+                id="replica1",
+                host="replica1.example.invalid",
+                port=5432,
+                database="app_db",
+                username="replicator",
+                password="password",
+                replica_type=ReplicaType.READ_ONLY,
+                weight=1,
+            )
+        )
+        await router.initialize()
+        assert await router.fetch_all_read("SELECT * FROM users WHERE active = true") == []
+        await router.execute_write("INSERT INTO users (email) VALUES ('test@example.com')")
+        users = await router.fetch_all_read("SELECT * FROM users WHERE active = true")
+        assert users == [("test@example.com", True)]
+        primary, replica = router.get_primary(), router.get_read_replica()
+        assert (primary.id, replica.id) == ("primary", "primary")
+        async with primary.connection() as connection:
+            await connection.execute("DROP TABLE users")
+        await router.close()
+
+    asyncio.run(calls())

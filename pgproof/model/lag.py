@@ -51,6 +51,10 @@ class PrimaryTrack:
         if old > 1 and old > len(self._moments) // 2:
             del self._moments[: old - 1], self._positions[: old - 1]
 
+    @property
+    def newest(self) -> Lsn | None:
+        return Lsn(self._positions[-1]) if self._positions else None
+
     def lag(self, replica: NodeState, now: float) -> Lag:
         """Of a replica that was asked after the newest look at the primary; `now` is the moment of that asking."""
         if not self._positions:

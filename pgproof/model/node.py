@@ -17,10 +17,10 @@ class NodeState:
     """A measurement of one node.
 
     `position` is how far it has written (a primary) or received (a standby), `replayed` how far a standby has replayed;
-    of a primary that was promoted and not restarted since, where its timeline branched off. `replayed_age` is how old the
-    last replayed transaction is by the node's own clock, in seconds, and `apply_delay` how long it waits on purpose before
-    it replays. `read_only` says that transactions are read-only by setting, which some use as a fence. `seconds` is how long the
-    answer took.
+    of a primary how far its last recovery went: a promotion's if it was not restarted since, a crash's if it was.
+    `replayed_age` is how old the last replayed transaction is by the node's own clock, in seconds, and `apply_delay` how long
+    it waits on purpose before it replays. `read_only` says that transactions are read-only by setting, which some use as a
+    fence. `seconds` is how long the answer took.
     """
 
     node: str
@@ -45,7 +45,9 @@ class NodeState:
 
     @property
     def branched_at(self) -> Lsn | None:
-        """Where a promoted server's timeline begins, as far as it still knows."""
+        """Where its timeline begins, if it was promoted and did not crash since, which it does not tell: after a crash this is
+        where the crash had cut the WAL off. Sure is what was watched over one connection, or its timeline's history file.
+        """
         return None if self.in_recovery else self.replayed
 
     @property

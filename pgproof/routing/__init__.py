@@ -1,0 +1,1 @@
+"""Reads to replicas, writes to the primary: the router of an application. Asyncio, no thread and no process."""
