@@ -18,7 +18,7 @@ from tests.support.ledger import Ledger
 from tests.support.postgres import Cluster, ClusterFactory
 from tests.support.s3 import S3Server
 
-_INHERITED = ("PG", "BACKUP_", "AWS_", "PREFECT_")
+_INHERITED = ("PG", "BACKUP_", "AWS_", "PREFECT_", "READ_REPLICA_", "REPLICA_")
 
 # At import, before any test module can read them: a developer's own servers are no part of a test.
 for _name in [name for name in os.environ if name.startswith(_INHERITED)]:

@@ -1,4 +1,4 @@
-"""The application of docs/replicas.md runs, on a primary and its replicas."""
+"""The applications of the README and of docs/replicas.md run, on a primary and its replicas."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import pytest
 from tests.routing.world import run, world
 from tests.support.postgres import SUPERUSER, SUPERUSER_PASSWORD
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs/replicas.md").read_text()
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs/replicas.md").read_text()
 
 
-def test_the_application_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_applications_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (section,) = re.findall(r"^## In an application\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
     (code,) = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     with world(18, 2) as servers:
@@ -34,6 +35,13 @@ def test_the_application_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         module: dict[str, Any] = {"__name__": "application"}
         exec(compile(code, "docs/replicas.md", "exec"), module)  # noqa: S102 - the page is ours
         run(use(module["app"]))
+        blocks = re.findall(
+            r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+        )
+        (short,) = [each for each in blocks if "ReadReplicaRouter" in each]
+        exec(compile(short, "README.md", "exec"), {"__name__": "application"})  # noqa: S102 - the page is ours
+        said = capsys.readouterr().out
+        assert "('test5@example.com',), ('test@example.com',)]" in said and "<node 127.0.0.1:" in said
 
 
 async def use(app: Any) -> None:
