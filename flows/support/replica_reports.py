@@ -72,7 +72,7 @@ def replica_report(
         if series is not None and (length == _HOUR or series.end - series.start > _HOUR):
             parts.append(lag_chart(series, title).markdown())
     parts.append(
-        "Dashed are the limits. A bar is red or orange while its node did not answer, and empty where nobody looked."
+        "Dashed are the limits. A bar is orange while its node did not answer, and empty where nobody looked."
     )
     if days := by_day(looks):
         parts.append("## Day by day")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from pgproof.actions.failover_look import LOOK_SECONDS, Cluster, Evidence, archived, cluster_of, look
-from pgproof.actions.fence import masked, require_fenced, run_fence, secrets_of
+from pgproof.actions.failover_closing import close_failover
+from pgproof.actions.failover_look import LOOK_SECONDS, Cluster, Evidence, cluster_of, look
+from pgproof.actions.failover_steps import StepLog
+from pgproof.actions.fence import require_fenced, run_fence, secrets_of
 from pgproof.actions.promote import (
     Slots,
     held_by,
@@ -28,7 +29,7 @@ from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig, PostgresConfig
 from pgproof.model.failover_evidence import FailoverRequest, LastPrimary
 from pgproof.model.failover_plan import Decision, FailoverPlan, Kind
-from pgproof.model.failover_report import FailoverReport, Step
+from pgproof.model.failover_report import FailoverReport
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
 from pgproof.model.node import NodeState, record_end
@@ -36,7 +37,6 @@ from pgproof.model.replication_config import ReplicationConfig
 from pgproof.model.timelines import TimelineHistory
 from pgproof.model.wal_stream import DEFAULT_SLOT
 from pgproof.postgres.asking import ask
-from pgproof.postgres.node_query import measure_nodes
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +78,8 @@ def failover(
     the next run goes on.
     """
     cluster = cluster_of(postgres, replication, repository)
-    work = _Failover(cluster, request, job, last, seconds, slot)
+    log = StepLog(secrets_of(cluster.servers.values()))
+    work = _Failover(cluster, request, job, last, seconds, slot, log)
     return work.run(approved)
 
 
@@ -90,8 +91,7 @@ class _Failover:
     last: LastPrimary | None
     seconds: float
     slot: str
-    steps: list[Step] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    log: StepLog
 
     def run(self, approved: Decision | None) -> FailoverReport:
         plan, evidence = self._plan(approved)
@@ -113,21 +113,20 @@ class _Failover:
         at = time.monotonic()
         self.job.report("leading the others over")
         followers = repoint(primary, self.cluster.servers, plan.follow, self.seconds, self.job)
-        self._step("lead the others over", at)
+        self.log.step("lead the others over", at)
         failpoint("failover.repointed")
-        self._checkpoint(primary)
-        self._verify(plan, primary)
-        self._compare_with_archive(plan, primary)
+        self.job.report("looking at all of it once more")
+        close_failover(self.log, self.cluster, plan, primary, self.seconds)
         report = FailoverReport(
             plan=plan,
             node=plan.node,
             timeline=state.timeline,
             old_timeline=plan.verdict(plan.node).timeline,
             branched_at=state.branched_at,
-            steps=tuple(self.steps),
+            steps=tuple(self.log.steps),
             followers=followers,
             unwritable_seconds=unwritable,
-            notes=(*plan.notes, *self.notes),
+            notes=(*plan.notes, *self.log.notes),
         )
         _log.info(
             "failover kind=%s node=%s timeline=%d promised=%s branched=%s ok=%s",
@@ -153,14 +152,13 @@ class _Failover:
                 found=plan.decision,
             )
         plan.require()
-        self._step("plan", at, detail=plan.sentence())
+        self.log.step("plan", at, detail=plan.sentence())
         return plan, evidence
 
     def _fence(self, plan: FailoverPlan, evidence: Evidence) -> Lsn:
         """End every node that writes or may write, and see that it does not. How far the standbys had received between."""
         received = Lsn(-1)
         command = self.cluster.replication.fence_command
-        secrets = secrets_of(self.cluster.servers.values())
         for node in plan.fence:
             server, at = self.cluster.servers[node], time.monotonic()
             answer = evidence.answers[node]
@@ -168,8 +166,8 @@ class _Failover:
             done = plan.kind is Kind.FINISH and not isinstance(answer, NodeState)
             if command and not self.request.unfenced and not done:
                 self.job.report(f"ending {node}")
-                said = run_fence(command, server, self.seconds, secrets, self.job)
-                self._step(f"fence {node}", at, detail=said)
+                said = run_fence(command, server, self.seconds, self.log.secrets, self.job)
+                self.log.step(f"fence {node}", at, detail=said)
             received, _states = held_by(self._survivors(plan))
             at = time.monotonic()
             self.job.report(f"looking at {node}")
@@ -179,11 +177,13 @@ class _Failover:
                 # There is no way back behind a promotion: the others are led over all the same.
                 if plan.kind is not Kind.FINISH:
                     raise
-                self._step(f"look at {node}", at, ok=False, detail=error.message, hint=error.hint)
+                self.log.step(f"look at {node}", at, ok=False, detail=error.message, hint=error.hint)
                 continue
-            self._step(f"look at {node}", at, detail=f"{seen}, by two looks")
+            self.log.step(f"look at {node}", at, detail=f"{seen}, by two looks")
         if self.request.unfenced and plan.fence:
-            self.notes.append(f"not fenced: whoever starts {', '.join(plan.fence)} again has two primaries")
+            self.log.notes.append(
+                f"not fenced: whoever starts {', '.join(plan.fence)} again has two primaries"
+            )
         return received
 
     def _survivors(self, plan: FailoverPlan) -> dict[str, PostgresConfig]:
@@ -209,7 +209,7 @@ class _Failover:
                 self.job,
                 accept_loss=self.request.accept_loss,
             )
-            self._step(
+            self.log.step(
                 "wait for all of its WAL",
                 at,
                 ok=True if proven else None,
@@ -230,7 +230,7 @@ class _Failover:
                 f"{fresh.node} has received more than {plan.node} since the plan was made",
                 hint="nothing was promoted, and the old primary is fenced: run this again, it chooses anew",
             )
-        self._step("wait for the WAL on its way", at)
+        self.log.step("wait for the WAL on its way", at)
         settled = again.plan(self.cluster, replace(self.request, node=plan.node), self.last)
         # What refused before the fence was asked then.
         return replace(plan, verdicts=settled.verdicts, loss=settled.loss)
@@ -251,7 +251,7 @@ class _Failover:
 
     def _slot_step(self, at: float, slots: Slots, node: str) -> None:
         missing = "; ".join(f"{name}: {why}" for name, why in slots.missing.items())
-        self._step(
+        self.log.step(
             f"slots on {node}",
             at,
             ok=None if missing else True,
@@ -263,7 +263,7 @@ class _Failover:
         at = time.monotonic()
         self.job.report(f"promoting {plan.node}")
         state = promote(plan.node, self.cluster.servers[plan.node], self.seconds, self.job)
-        self._step(f"promote {plan.node}", at, detail=f"timeline {state.timeline}, it takes writes")
+        self.log.step(f"promote {plan.node}", at, detail=f"timeline {state.timeline}, it takes writes")
         promised = plan.loss.kept if plan.loss is not None and plan.kind is not Kind.FINISH else None
         if promised is not None and state.branched_at is not None:
             short = record_end(promised, state.segment_size) - record_end(
@@ -271,15 +271,17 @@ class _Failover:
             )
             replayed = plan.verdict(plan.node).state
             if short > 0:
-                self.notes.append(
+                self.log.notes.append(
                     f"the last {short} bytes that {plan.node} had received are the beginning of a record that never came whole"
                 )
             if replayed is not None and replayed.replayed and state.branched_at < replayed.replayed:
-                self._step(
+                self.log.step(
                     "the promise", at, ok=False, detail=f"less than the plan promised: {state.branched_at}"
                 )
         if state.read_only:
-            self.notes.append(f"default_transaction_read_only is on at {plan.node}: clients cannot write yet")
+            self.log.notes.append(
+                f"default_transaction_read_only is on at {plan.node}: clients cannot write yet"
+            )
         return self._with_branch(plan, state)
 
     def _with_branch(self, plan: FailoverPlan, state: NodeState) -> NodeState:
@@ -294,74 +296,11 @@ class _Failover:
                 seconds=LOOK_SECONDS,
             )
         except EngineError:
-            self.notes.append(
+            self.log.notes.append(
                 "where the timeline begins is not known: a standby that has diverged is not recognised"
             )
             return state
         return replace(state, replayed=TimelineHistory.parse(state.timeline, rows[0][0].encode()).begin)
-
-    def _checkpoint(self, primary: NewPrimary) -> None:
-        """pg_rewind of the old primary reads the timeline from the control file, which the first checkpoint writes."""
-        at = time.monotonic()
-        try:
-            ask(primary.server, "CHECKPOINT", seconds=self.seconds, what="a checkpoint on the new primary")
-        except EngineError as error:
-            hint = "pg_rewind has to wait for the next one; GRANT pg_checkpoint lets us ask for it"
-            self._step("checkpoint", at, ok=None, detail=error.message, hint=hint)
-        else:
-            self._step("checkpoint", at)
-
-    def _verify(self, plan: FailoverPlan, primary: NewPrimary) -> None:
-        at = time.monotonic()
-        self.job.report("looking at all of it once more")
-        now = look_at(plan.node, primary.server)
-        older = plan.verdict(plan.node).timeline
-        higher = now.primary and (now.timeline > older or plan.kind is Kind.FINISH)
-        self._step(
-            "verify the new primary",
-            at,
-            ok=higher,
-            detail=f"{'out of' if now.primary else 'in'} recovery on timeline {now.timeline}",
-        )
-        at = time.monotonic()
-        others = {node: self.cluster.servers[node] for node in plan.fence}
-        answers = measure_nodes(others, LOOK_SECONDS)
-        alive = [node for node, each in answers.items() if isinstance(each, NodeState) and each.primary]
-        if others:
-            self._step(
-                "verify the fence",
-                at,
-                ok=not alive,
-                detail=f"{', '.join(alive)} writes again" if alive else f"{', '.join(others)} writes nothing",
-                hint="stop it at once" if alive else "",
-            )
-
-    def _compare_with_archive(self, plan: FailoverPlan, primary: NewPrimary) -> None:
-        """The streamer may have stored more after the plan was made: what the old primary had sent it."""
-        old, branch = plan.verdict(plan.node).timeline, primary.state.branched_at
-        if self.cluster.repository is None or plan.kind is Kind.FINISH or branch is None:
-            return
-        try:
-            end = archived(self.cluster.repository).ends.get(old)
-        except EngineError as error:
-            self.notes.append(f"the archive could not be compared with the new timeline: {error.message}")
-            return
-        size = primary.state.segment_size
-        if end is not None and (ahead := record_end(end, size) - record_end(branch, size)) > 0:
-            self.notes.append(
-                f"the archive is ahead of the new timeline by {ahead:,} bytes, up to {end} of timeline {old}; to look into "
-                f"them: pgproof restore --data-dir DIR --to-lsn {end} --timeline {old}"
-            )
-
-    def _step(
-        self, name: str, begun: float, *, ok: bool | None = True, detail: str = "", hint: str = ""
-    ) -> None:
-        shown = masked(detail, self._secrets)
-        self.steps.append(Step(name, time.monotonic() - begun, ok, shown, hint))
-
-    @property
-    def _secrets(self) -> Iterable[str]:
-        return secrets_of(self.cluster.servers.values())
 
 
 def _now(plan: FailoverPlan, states: dict[str, NodeState]) -> FailoverPlan:
