@@ -12,9 +12,8 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
-from pgproof.errors import TransientError
 from pgproof.model.config import PostgresConfig
-from pgproof.postgres.connection import connect_async, server_error
+from pgproof.postgres.connection import connect_within, server_error
 from pgproof.postgres.cutting import answer_within
 
 Statement = LiteralString | sql.Composed
@@ -43,16 +42,7 @@ async def _ask(
     what: str,
 ) -> list[tuple[Any, ...]]:
     begun = perf_counter()
-    try:
-        async with asyncio.timeout(seconds):
-            connection = await connect_async(server)
-    except TimeoutError as error:
-        raise TransientError(
-            "the server lets nobody in",
-            hint="see whether it is overloaded, frozen or cut off",
-            server=str(server),
-            seconds=seconds,
-        ) from error
+    connection = await connect_within(seconds, server)
 
     async def run() -> list[tuple[Any, ...]]:
         for statement in statements[:-1]:

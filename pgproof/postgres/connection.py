@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, LiteralString
 
@@ -45,6 +46,22 @@ async def connect_async(
         return await psycopg.AsyncConnection.connect(conninfo(config, overrides), autocommit=True)
     except (psycopg.OperationalError, psycopg.ProgrammingError, UnicodeError) as error:
         raise refused(error, config) from error
+
+
+async def connect_within(
+    seconds: float, config: PostgresConfig, **parameters: str
+) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+    """As `connect_async`; TransientError if it takes longer, whatever the server, its kernel or the network do meanwhile."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await connect_async(config, **parameters)
+    except TimeoutError as error:
+        raise TransientError(
+            "the server lets nobody in",
+            hint="see whether it is overloaded, frozen or cut off",
+            server=str(config),
+            seconds=seconds,
+        ) from error
 
 
 def connect_replication(

@@ -18,7 +18,7 @@ from pgproof.errors import EngineError, TransientError
 from pgproof.model.config import PostgresConfig
 from pgproof.model.lsn import Lsn
 from pgproof.model.node import NodeState
-from pgproof.postgres.connection import connect_async, server_error
+from pgproof.postgres.connection import connect_within, server_error
 from pgproof.postgres.cutting import answer_within
 
 # Functions of the other role raise errors, so each is asked for in its branch only.
@@ -107,16 +107,7 @@ async def ask_node(node: str, connection: psycopg.AsyncConnection[Any], seconds:
 async def look_at_node(node: str, server: PostgresConfig, seconds: float) -> NodeState:
     """Connect and ask, all within `seconds`. Raises the engine's errors for a node that cannot be asked."""
     begun = perf_counter()
-    try:
-        async with asyncio.timeout(seconds):
-            connection = await connect_async(server)
-    except TimeoutError as error:
-        raise TransientError(
-            "the node lets nobody in",
-            hint="see whether it is overloaded, frozen or cut off",
-            node=node,
-            seconds=seconds,
-        ) from error
+    connection = await connect_within(seconds, server)
     try:
         return await ask_node(node, connection, max(0.05, seconds - (perf_counter() - begun)))
     finally:

@@ -22,7 +22,7 @@ from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
 from pgproof.model.node import NodeState, record_end
 from pgproof.model.replica_status import NodeDetails
-from pgproof.postgres.connection import connect_async, server_error
+from pgproof.postgres.connection import connect_within, server_error
 from pgproof.postgres.cutting import answer_within
 from pgproof.postgres.node_query import ask_node
 from pgproof.postgres.replica_details import read_details
@@ -120,16 +120,7 @@ class _Node:
 
     async def _open(self) -> None:
         begun = perf_counter()
-        try:
-            async with asyncio.timeout(self._seconds):
-                self._connection = await connect_async(self._server)
-        except TimeoutError as error:
-            raise TransientError(
-                "the node lets nobody in",
-                hint="see whether it is overloaded, frozen or cut off",
-                node=self.name,
-                seconds=self._seconds,
-            ) from error
+        self._connection = await connect_within(self._seconds, self._server)
         left = max(0.05, self._seconds - (perf_counter() - begun))
         self.state = await ask_node(self.name, self._connection, left)
 
