@@ -105,7 +105,13 @@ class Pool:
 
     async def borrow(self, seconds: float | None = None) -> RoutedConnection:
         """Raises psycopg's OperationalError if there is none in time (PoolTimeout) or the pool has ended (PoolClosed)."""
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task else 0
         connection = await self._pool.getconn(seconds)
+        if task and task.cancelling() > cancelled:
+            # The pool waits by asyncio.wait_for, which before Python 3.12 swallows a cancellation that comes with a connection.
+            await self._pool.putconn(connection)
+            raise asyncio.CancelledError
         if self.over.done():
             await self._pool.putconn(connection)
             raise psycopg.OperationalError("the node went down")

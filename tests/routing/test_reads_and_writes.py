@@ -356,6 +356,26 @@ def test_a_cancelled_caller_is_not_held_by_a_frozen_backend(servers: World) -> N
     run(calls())
 
 
+def test_a_cancellation_is_never_swallowed_while_a_connection_is_handed_over(servers: World) -> None:
+    async def calls() -> None:
+        options = replace(QUICK, read_max=1)
+        async with servers.router(options, replica1=1, replica2=0, replica3=0) as router:
+
+            async def client() -> None:
+                while True:
+                    await router.fetch_val_read("SELECT 1")
+
+            for _ in range(100):
+                clients = [asyncio.create_task(client()) for _ in range(8)]
+                await asyncio.sleep(0.005)
+                for each in clients:
+                    each.cancel()
+                await asyncio.wait(clients)
+                assert all(each.cancelled() for each in clients)
+
+    run(calls())
+
+
 def test_closing_under_load_ends_everything(servers: World) -> None:
     async def calls() -> None:
         router = servers.router()
