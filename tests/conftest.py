@@ -50,6 +50,7 @@ _BEGIN_FIRST = (
     "repository/test_object_store_faults.py",
     "round_trip/test_incremental.py",
     "round_trip/test_under_load.py",
+    "routing/test_failures.py",
     "campaigns/test_crash.py",
     "repository/test_crash.py",
     "round_trip/test_roles.py",

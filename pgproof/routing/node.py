@@ -147,13 +147,13 @@ class Node:
                 self.lost_a_connection(psycopg.OperationalError("closed"))
             await pool.give_back(connection)
 
-    async def borrow_reader(self, seconds: float) -> tuple[Pool, RoutedConnection]:
-        """For a read, which may be tried again. Raises TransientError if there is none."""
+    async def borrow_reader(self, seconds: float, *, again: bool) -> tuple[Pool, RoutedConnection]:
+        """For a read; when it is tried again, one that the server has not hung up on. Raises TransientError if there is none."""
         pool = self.reader
         if pool is None:
             raise unavailable(self)
         try:
-            return pool, await pool.borrow(seconds)
+            return pool, await (pool.borrow_sound(seconds) if again else pool.borrow(seconds))
         except psycopg.OperationalError as error:
             self.wake.set()
             raise unavailable(self, error) from error

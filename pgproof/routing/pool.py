@@ -125,10 +125,10 @@ class Pool:
         self.busy.discard(connection)
         await self._pool.putconn(connection)
 
-    async def borrow_sound(self) -> RoutedConnection:
+    async def borrow_sound(self, seconds: float | None = None) -> RoutedConnection:
         """One that the server has not closed meanwhile, as far as can be told without asking it."""
         while True:
-            connection = await self.borrow()
+            connection = await self.borrow(seconds)
             if not _hung_up(connection):
                 return connection
             await connection.close()

@@ -61,12 +61,13 @@ async def read_and_hold(
         await cluster.look_anew()
     node = cluster.pick() if token is None else await _pick_for(cluster, token)
     tried: set[str] = set()
-    attempts = max(3, len(cluster.nodes) + 1)
+    most = attempts = max(3, len(cluster.nodes) + 1)
     patience = cluster.options.pool_wait
     while True:
+        again = attempts < most
         attempts -= 1
         try:
-            pool, connection = await node.borrow_reader(patience)
+            pool, connection = await node.borrow_reader(patience, again=again)
         except TransientError as error:
             last: Exception = error
             patience = min(patience, _SECOND_PATIENCE)

@@ -85,12 +85,11 @@ async def transaction(cluster: Cluster) -> AsyncIterator[Transaction]:
                 await connection.rollback()
             raise
         try:
-            async with connection.pipeline() as pipeline:
+            async with connection.pipeline():  # one round trip for both
                 ended = await connection.execute("COMMIT")
-                await pipeline.sync()
                 position = connection.cursor(row_factory=tuple_row)
                 await position.execute(POSITION_QUERY)
-                row = await position.fetchone()
+            row = await position.fetchone()
         except psycopg.Error as error:
             if is_lost(connection, error):
                 raise _not_known(node, error) from error

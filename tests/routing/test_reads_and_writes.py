@@ -62,7 +62,17 @@ def test_reads_fall_by_weight(servers: World) -> None:
     run(calls())
 
 
+_LATE = """
+CREATE OR REPLACE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'at the commit'; END $$;
+CREATE CONSTRAINT TRIGGER late AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW WHEN (NEW.note = 'late') EXECUTE FUNCTION late();
+"""
+
+
 def test_every_way_to_read_and_write(servers: World) -> None:
+    servers.primary.psql(_LATE)
+
     async def calls() -> None:
         async with servers.router() as router:
             done = await router.execute_write("INSERT INTO t (note) SELECT g FROM generate_series(1, 3) g")
@@ -98,6 +108,9 @@ def test_every_way_to_read_and_write(servers: World) -> None:
                     await begun.execute("DELETE FROM t")
                     with pytest.raises(psycopg.errors.SyntaxError):
                         await begun.execute("nonsense")
+            with pytest.raises(psycopg.errors.RaiseException, match="at the commit"):
+                async with router.transaction() as begun:
+                    await begun.execute("INSERT INTO t (note) VALUES ('late')")
             async with router.write_connection() as connection:
                 await connection.execute("INSERT INTO t (note) VALUES ('c')")
             assert servers.primary.psql("SELECT count(*) FROM t") == "4"
@@ -293,7 +306,14 @@ def test_a_read_is_tried_elsewhere_when_its_server_ends_it(servers: World) -> No
                     servers.primary.psql(f"SELECT pg_terminate_backend({backend}, 60000)")
                     await begun.execute("SELECT 1")
             assert servers.primary.psql("SELECT count(*) FROM t") == "0"
-            # Connections that a restart has broken are no error of the next write.
+            # Connections that a restart has broken are no error of the next read or write.
+            await asyncio.gather(*(router.fetch_val_read("SELECT pg_sleep(0.2)") for _ in range(24)))
+            for server in servers.replicas.values():
+                server.psql(
+                    "SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_stat_activity "
+                    "WHERE application_name = 'pgproof_router' AND pid <> pg_backend_pid()"
+                )
+            await asyncio.gather(*(router.fetch_val_read("SELECT 1") for _ in range(24)))
             await asyncio.gather(*(router.execute_write("SELECT pg_sleep(0.05)") for _ in range(3)))
             servers.primary.psql(
                 "SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_stat_activity "
