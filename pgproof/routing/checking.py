@@ -11,9 +11,9 @@ from time import monotonic
 
 import psycopg
 
-from pgproof.errors import EngineError, TransientError
+from pgproof.errors import EngineError
 from pgproof.model.routing import Health
-from pgproof.postgres.connection import connect_async
+from pgproof.postgres.connection import connect_within
 from pgproof.postgres.node_query import ask_node
 from pgproof.routing.cluster import Cluster
 from pgproof.routing.history import learn_history
@@ -77,11 +77,7 @@ class Checker:
         node, seconds = self._node, self._cluster.options.check_timeout
         began = monotonic()
         try:
-            try:
-                async with asyncio.timeout(seconds):
-                    self._kept = await connect_async(node.config, **overrides(node.config))
-            except TimeoutError:
-                raise TransientError("the node lets nobody in", hint="", seconds=seconds) from None
+            self._kept = await connect_within(seconds, node.config, **overrides(node.config))
             info = self._kept.info
             node.address = (info.hostaddr or info.host, info.port)
             state = await ask_node(node.id, self._kept, max(_LEAST_SECONDS, seconds - (monotonic() - began)))
