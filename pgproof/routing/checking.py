@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from time import monotonic
 
 import psycopg
 
 from pgproof.errors import EngineError
+from pgproof.model.node import NodeState
 from pgproof.model.routing import Health
 from pgproof.postgres.connection import connect_within
 from pgproof.postgres.node_query import ask_node
@@ -69,7 +71,7 @@ class Checker:
         except EngineError as error:
             self._failed(error)
             return False
-        await self._node.answered(state, began)
+        await self._node.answered(_on_its_timeline(state, self._node.state), began)
         return True
 
     async def _look(self) -> None:
@@ -103,3 +105,13 @@ class Checker:
             return interval
         longer = min(_MOST_INTERVALS, 2.0 ** (self._node.failed_in_row - 1))
         return interval * longer * self._jitter.uniform(0.8, 1.2)
+
+
+def _on_its_timeline(state: NodeState, before: NodeState | None) -> NodeState:
+    """A standby whose receiver has ended no longer shows the timeline that it followed, and stays on it all the same.
+
+    `before` is what the same server said before, over the same connection.
+    """
+    if before is None or not (state.in_recovery and before.in_recovery) or state.receiver:
+        return state
+    return replace(state, timeline=max(state.timeline, before.timeline))

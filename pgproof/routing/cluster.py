@@ -89,8 +89,13 @@ class Cluster:
         return not self.memory.whole and self.routing.primary is not None and not waits
 
     async def learn_history(self) -> None:
-        """Wait until it was asked for, if it may be."""
-        await self._look_until(lambda: not self.lacks_history)
+        """Wait until there is a primary, and until it was asked for it, if it may be."""
+        await self._look_until(lambda: self.routing.primary is not None and not self.lacks_history)
+
+    async def someone_reads(self) -> None:
+        """While no node can serve a read, wait for what new looks say: in a failover that lasts for a moment."""
+        if not self.routing.tiers:
+            await self._look_until(lambda: bool(self.routing.tiers))
 
     async def _look_until(self, done: Callable[[], bool]) -> None:
         for node in self.nodes.values():
@@ -186,7 +191,10 @@ class Cluster:
         if before is not None and before.in_recovery and node.state is not None and node.state.primary:
             self.memory = self.memory.promoted(before, node.state)
         states = [each.state for each in self.nodes.values() if each.state is not None]
-        self.memory = self.memory.after(states)
+        floor, self.memory = self.memory.floor, self.memory.after(states)
+        if 0 < floor < self.memory.floor:
+            for each in self.nodes.values():
+                each.wake.set()  # a standby may have told of it before its primary has
         self._measure(node)
         await self._apply()
 

@@ -15,6 +15,8 @@ _CONFLICT = ("40001", "40P01")
 
 def is_lost(connection: psycopg.AsyncConnection[Any], error: psycopg.Error) -> bool:
     """Whether the connection broke, so that no answer came."""
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        return True  # libpq's own: no answer of the server's
     return connection.closed or error.sqlstate in _GOING_AWAY or (error.sqlstate or "").startswith("08")
 
 

@@ -59,6 +59,7 @@ async def read_and_hold(
     """As `read`, and the caller gives the connection back."""
     if not cluster.fresh:
         await cluster.look_anew()
+    await cluster.someone_reads()
     node = cluster.pick() if token is None else await _pick_for(cluster, token)
     tried: set[str] = set()
     most = attempts = max(3, len(cluster.nodes) + 1)
@@ -89,6 +90,7 @@ async def read_and_hold(
                 return lent
         node.counts.retries += 1
         tried.add(node.id)
+        await cluster.someone_reads()
         node = _next(cluster, tried, token, last, attempts)
 
 

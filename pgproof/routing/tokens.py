@@ -14,6 +14,7 @@ from pgproof.errors import DataError, TransientError
 from pgproof.model.cluster_memory import Standing, has_replayed, standing
 from pgproof.model.lsn import Lsn
 from pgproof.model.node import NodeState, record_end
+from pgproof.model.routing import Role
 from pgproof.model.token import Token
 from pgproof.routing.cluster import Cluster
 from pgproof.routing.failing import is_lost
@@ -73,6 +74,13 @@ async def require_kept(cluster: Cluster, token: Token) -> None:
             token=str(token),
             timeline=cluster.memory.floor,
         )
+    if found is Standing.UNKNOWN and (cluster.routing.primary is None or cluster.lacks_history):
+        raise TransientError(
+            "whether the write of this token survived the failover is not known yet",
+            hint="try again once there is a primary; see the router's status",
+            token=str(token),
+            timeline=cluster.memory.floor,
+        )
     if found is Standing.LOST:
         raise DataError(
             "the write of this token was lost in a failover",
@@ -106,6 +114,7 @@ async def wait_for(
     """Whether the node behind this connection has replayed the token, waited for as long as `seconds`.
 
     Raises psycopg's errors, and DataError if it is a primary of the token's timeline that does not have it: then nobody has.
+    As `require_kept` does, if the node turns out to have been promoted.
     """
     state = node.state
     if state is None:
@@ -118,6 +127,13 @@ async def wait_for(
         row = await (await cursor.execute(_REACHED_QUERY)).fetchone()
         assert row is not None
         recovering, position, timeline = row
+        if timeline > cluster.memory.floor or recovering != state.in_recovery:
+            # It was promoted since its last check: what is remembered does not say yet what its timeline left behind.
+            await cluster.look_anew()
+            await require_kept(cluster, token)
+            if timeline > cluster.memory.floor or cluster.role(node.id) not in (Role.PRIMARY, Role.STANDBY):
+                return False
+            state = node.state or state
         reached = record_end(Lsn.parse(position), state.segment_size) if position else Lsn(0)
         if timeline == state.timeline:
             node.seen_reached = (

@@ -92,6 +92,7 @@ async def transaction(cluster: Cluster) -> AsyncIterator[Transaction]:
             row = await position.fetchone()
         except psycopg.Error as error:
             if is_lost(connection, error):
+                await connection.close()
                 raise _not_known(node, error) from error
             raise
         if ended.statusmessage == "ROLLBACK":
