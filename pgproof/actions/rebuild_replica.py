@@ -28,7 +28,9 @@ from pgproof.model.delta_plan import MARKER
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn, WalSegment
 from pgproof.model.node import record_end
-from pgproof.model.rebuild_plan import RebuildPlan, Stage, Tail, Way, tail_of
+from pgproof.model.rebuild_evidence import Stage
+from pgproof.model.rebuild_loss import Tail, tail_of
+from pgproof.model.rebuild_plan import RebuildPlan, Way
 from pgproof.model.rebuild_report import RebuildReport, RebuildRequest
 from pgproof.model.recovery_request import RecoveryRequest
 from pgproof.model.replica_conf import following

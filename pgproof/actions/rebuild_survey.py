@@ -16,17 +16,10 @@ from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
 from pgproof.model.manifest import PHYSICAL
 from pgproof.model.node import NodeState
-from pgproof.model.rebuild_plan import (
-    Directory,
-    Primary,
-    RebuildPlan,
-    Source,
-    Stored,
-    StoredBackup,
-    Way,
-    plan_rebuild,
-    primary_among,
-)
+from pgproof.model.rebuild_choice import plan_rebuild
+from pgproof.model.rebuild_evidence import Directory, Primary, Source, Stored, StoredBackup
+from pgproof.model.rebuild_plan import RebuildPlan, Way
+from pgproof.model.rebuild_refusals import primary_among
 from pgproof.model.rebuild_report import RebuildRequest
 from pgproof.model.recovery_request import Standby
 from pgproof.model.replica_conf import setting

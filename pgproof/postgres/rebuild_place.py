@@ -23,7 +23,7 @@ from pathlib import Path
 from pgproof.errors import ConflictError, PreconditionError
 from pgproof.failpoints import failpoint
 from pgproof.model.delta_plan import MARKER, belongs_to_postgres, is_fixed_directory
-from pgproof.model.rebuild_plan import Stage
+from pgproof.model.rebuild_evidence import Stage
 from pgproof.postgres.disk_errors import on_disk
 from pgproof.postgres.osuser import OsUser, give_to
 from pgproof.postgres.programs import run

@@ -15,7 +15,7 @@ from pgproof.errors import ConflictError, PreconditionError
 from pgproof.model.config import PostgresConfig
 from pgproof.model.lsn import Lsn, WalSegment
 from pgproof.model.node import NodeState
-from pgproof.model.rebuild_plan import Primary
+from pgproof.model.rebuild_evidence import Primary
 from pgproof.model.timelines import TimelineHistory
 from pgproof.postgres.connection import connect, connect_replication, query
 from pgproof.postgres.refusals import sql_name

@@ -10,7 +10,7 @@ from pgproof.errors import ConflictError, DataError, PreconditionError
 from pgproof.model.control_file import ControlFile, parse_control_file
 from pgproof.model.delta_plan import MARKER
 from pgproof.model.lsn import Lsn, WalSegment
-from pgproof.model.rebuild_plan import Directory, Stage
+from pgproof.model.rebuild_evidence import Directory, Stage
 from pgproof.model.source_files import CONTROL_FILE
 from pgproof.model.timelines import TimelineHistory
 from pgproof.postgres.disk_errors import on_disk

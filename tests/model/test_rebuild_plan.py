@@ -13,18 +13,10 @@ from pgproof.errors import ConflictError, PreconditionError
 from pgproof.model.control_file import ControlFile
 from pgproof.model.lsn import Lsn
 from pgproof.model.node import NodeState
-from pgproof.model.rebuild_plan import (
-    Directory,
-    Primary,
-    RebuildPlan,
-    Source,
-    Stage,
-    Stored,
-    StoredBackup,
-    Way,
-    plan_rebuild,
-    primary_among,
-)
+from pgproof.model.rebuild_choice import plan_rebuild
+from pgproof.model.rebuild_evidence import Directory, Primary, Source, Stage, Stored, StoredBackup
+from pgproof.model.rebuild_plan import RebuildPlan, Way
+from pgproof.model.rebuild_refusals import primary_among
 from pgproof.model.recovery_request import Standby
 from pgproof.model.replica_conf import following, setting
 from pgproof.model.timelines import Switch, TimelineHistory

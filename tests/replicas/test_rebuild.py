@@ -21,7 +21,8 @@ from pgproof.actions.wal_single import push_one
 from pgproof.errors import ConflictError, PreconditionError
 from pgproof.model.config import BackupConfig, BackupType, PostgresConfig
 from pgproof.model.job import Job
-from pgproof.model.rebuild_plan import Source, Way
+from pgproof.model.rebuild_evidence import Source
+from pgproof.model.rebuild_plan import Way
 from pgproof.model.rebuild_report import RebuildReport, RebuildRequest
 from pgproof.model.replication_config import ReplicaInfo, ReplicationConfig
 from pgproof.model.wal_commands import restore_command_by_client

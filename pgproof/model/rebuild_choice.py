@@ -1,0 +1,125 @@
+"""Which way a replica is made one again, from what is known of its directory, its primary and the repository. Pure.
+
+PostgreSQL follows a primary only from a position on that primary's own way. A directory that is on it needs nothing but
+WAL; one that wrote on behind the place where the way left its timeline is rewound, if pg_rewind's rules allow it, or
+restored from the repository.
+"""
+
+from __future__ import annotations
+
+from pgproof.errors import PreconditionError
+from pgproof.model.rebuild_divergence import diverged, rewind_obstacles
+from pgproof.model.rebuild_evidence import Directory, Primary, Source, Stage, Stored, StoredBackup
+from pgproof.model.rebuild_loss import loss_of
+from pgproof.model.rebuild_plan import RebuildPlan, Way
+from pgproof.model.rebuild_refusals import refuse_directory
+from pgproof.model.rebuild_wal import lacks_wal, leading_backup
+
+
+class _NoBackup(Exception):
+    def __init__(self, reasons: tuple[str, ...]) -> None:
+        self.reasons = reasons
+
+
+def plan_rebuild(
+    node: str,
+    directory: Directory,
+    primary: Primary,
+    stored: Stored | None,
+    *,
+    slot: str,
+    streams: bool = False,
+    source: Source | None = None,
+    can_stop: bool = False,
+    why_not_stored: str = "",
+) -> RebuildPlan:
+    """Choose the way. `streams` says that the primary itself sees the replica streaming, `can_stop` that there is a command
+    that stops its server, `why_not_stored` why `stored` is None although a repository is configured.
+
+    Raises PreconditionError where the directory is another cluster's, where nothing leads from it to the primary, and for
+    what is not done here (tablespaces, a server that nobody can stop).
+    """
+    refuse_directory(directory, primary)
+    if streams and source is None:
+        return RebuildPlan(
+            node, primary.name, directory.path, Way.NOTHING, ("the primary sees it streaming",), slot
+        )
+    if directory.running and not directory.stoppable and not can_stop:
+        raise PreconditionError(
+            "a server uses this directory, and it is none that can be stopped from here",
+            hint="stop it yourself, or give --stop-command and --start-command",
+            path=directory.path,
+        )
+    backup = leading_backup(primary, stored)
+    try:
+        way, reasons = _choose(directory, primary, stored, backup, source)
+    except _NoBackup as error:
+        what = why_not_stored or (
+            "no repository is configured"
+            if stored is None
+            else "no backup of the repository leads to the primary"
+        )
+        raise PreconditionError(
+            f"the replica has to be restored, and {what}",
+            hint=f"{'; '.join(error.reasons)}. Take a backup of the primary with `pgproof create`, then run this again",
+        ) from None
+    known = stored is not None and primary.state.timeline in stored.timelines
+    return RebuildPlan(
+        node,
+        primary.name,
+        directory.path,
+        way,
+        reasons,
+        slot,
+        stops=directory.running,
+        backup_id=backup.backup_id if backup and way in (Way.REWIND, Way.RESTORE) else None,
+        timeline=primary.state.timeline if known else None,
+        tail=loss_of(directory, primary, stored) if way in (Way.REWIND, Way.RESTORE) else None,
+    )
+
+
+def _choose(
+    directory: Directory,
+    primary: Primary,
+    stored: Stored | None,
+    backup: StoredBackup | None,
+    source: Source | None,
+) -> tuple[Way, tuple[str, ...]]:
+    if directory.stage is Stage.READY and source is None:
+        return Way.START, ("an earlier rebuild had made its files ready",)
+    if directory.control is None:
+        why = "there is no cluster in the directory"
+        if directory.stage is Stage.RESTORING:
+            why = "a restore into the directory was broken off"
+        if source is Source.REWIND:
+            raise PreconditionError(
+                f"{why}, so there is nothing to rewind", hint="leave --from out", path=directory.path
+            )
+        return _restore(backup, (why,))
+    if source is Source.REPOSITORY:
+        return _restore(backup, ("this was asked for",))
+    obstacles = rewind_obstacles(directory, primary)
+    if source is Source.REWIND:
+        if obstacles:
+            raise PreconditionError(
+                "the directory cannot be rewound", hint="; ".join(obstacles), path=directory.path
+            )
+        return Way.REWIND, ("this was asked for",)
+    if directory.stage is Stage.REWINDING:
+        why = "an earlier rewind was broken off: its files are of no use as they are"
+        return _restore(backup, (why,)) if backup else (Way.REWIND, (why, "there is no backup"))
+    why = diverged(directory, primary)
+    if why:
+        if not obstacles:
+            return Way.REWIND, (why,)
+        return _restore(backup, (why, *obstacles))
+    lacks = lacks_wal(directory, primary, stored)
+    if not lacks:
+        return Way.START, ("it is on the primary's way, and the WAL that it lacks is there",)
+    return _restore(backup, (lacks,))
+
+
+def _restore(backup: StoredBackup | None, reasons: tuple[str, ...]) -> tuple[Way, tuple[str, ...]]:
+    if backup is None:
+        raise _NoBackup(reasons)
+    return Way.RESTORE, reasons
