@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pgproof.actions.rebuild_clock import Clock
 from pgproof.actions.rebuild_survey import Survey
 from pgproof.actions.wal_serving import wal_source
-from pgproof.errors import PreconditionError
+from pgproof.errors import ConflictError, PreconditionError
 from pgproof.model.job import Job
 from pgproof.model.node import record_end
 from pgproof.model.rebuild_evidence import Stage
@@ -17,7 +17,7 @@ from pgproof.model.rebuild_loss import Tail, tail_of
 from pgproof.model.wal_commands import FOLDER
 from pgproof.postgres.disk_errors import on_disk
 from pgproof.postgres.rebuild_place import put_file
-from pgproof.postgres.replica_directory import read_control
+from pgproof.postgres.replica_directory import read_control, refuse_started
 from pgproof.postgres.rewinding import Rewound, end_well, rewind
 from pgproof.postgres.temporary import temporary_directory
 
@@ -37,6 +37,11 @@ def rebuild_by_rewind(survey: Survey, job: Job, clock: Clock) -> RewindOutcome:
     place, tail = survey.place, survey.plan.tail
     place.make()
     place.move_aside()
+    try:
+        refuse_started(place.aside)
+    except ConflictError:
+        place.move_back()
+        raise
     # One that was broken off may have written: what this one says of itself does not tell.
     begun_before = survey.directory.stage is Stage.REWINDING
     changed = begun_before

@@ -17,7 +17,6 @@ from pgproof.actions.rebuild_clock import Clock
 from pgproof.actions.rebuild_configuring import configure_standby
 from pgproof.actions.rebuild_following import wait_until_followed
 from pgproof.actions.rebuild_survey import Survey, survey_rebuild
-from pgproof.errors import PreconditionError
 from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig, PostgresConfig
 from pgproof.model.job import Job
@@ -27,7 +26,9 @@ from pgproof.model.rebuild_plan import RebuildPlan, Way
 from pgproof.model.rebuild_report import RebuildReport, RebuildRequest
 from pgproof.model.replication_config import ReplicationConfig
 from pgproof.postgres.rebuild_place import alone_in
-from pgproof.postgres.rebuild_primary import is_directory_of, provide_slot
+from pgproof.postgres.rebuild_primary import provide_slot
+from pgproof.postgres.rebuild_witness import refuse_directory_of_primary
+from pgproof.postgres.replica_directory import refuse_started
 
 _log = logging.getLogger(__name__)
 
@@ -116,12 +117,9 @@ class _Rebuild:
         if self.way is Way.NOTHING:
             return
         survey, place = self.survey, self.survey.place
-        if is_directory_of(survey.primary_config, place.data_dir):
-            raise PreconditionError(
-                "this is the data directory of the primary itself; nothing was changed",
-                hint="look at --data-dir again",
-                path=place.data_dir,
-            )
+        refuse_directory_of_primary(survey.primary_config, place.data_dir)
+        if place.data_dir.is_dir():
+            refuse_started(place.data_dir)
         with self.clock.step("slot"):
             # Before the copying: from now on the primary keeps what the replica will ask for.
             self.slot_made = provide_slot(survey.primary_config, survey.standby.slot)

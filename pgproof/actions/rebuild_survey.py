@@ -27,10 +27,10 @@ from pgproof.postgres.programs import Programs, find_programs
 from pgproof.postgres.rebuild_place import RebuildPlace
 from pgproof.postgres.rebuild_primary import (
     ask_primary,
-    is_directory_of,
     refuse_used_slot,
     who_streams,
 )
+from pgproof.postgres.rebuild_witness import refuse_directory_of_another, refuse_directory_of_primary
 from pgproof.postgres.replica_directory import look_at_directory
 from pgproof.postgres.replica_server import ReplicaServer, reaches_primary
 from pgproof.postgres.standby import replica_conninfo
@@ -96,16 +96,18 @@ def survey_rebuild(
     directory = look_at_directory(place)
     found = measure_nodes(servers)
     states = [each for each in found.values() if isinstance(each, NodeState)]
-    state = primary_among(states, directory.control.system_identifier if directory.control else None)
+    state = primary_among(states, directory.system_identifier)
     primary_config = servers[state.node]
-    _refuse_primary(request, directory, state, found, primary_config)
+    _refuse_primary(request, state, found, primary_config)
     primary, history = ask_primary(primary_config, state)
     files = own_files(place)
     slot = slot_name(request, files)
     node = found[request.node]
-    if isinstance(node, NodeState) and node.in_recovery and directory.running:
-        directory = replace(directory, replayed=node.replayed)
     _refuse_mistaken_directory(request, directory, node)
+    unproven = ""
+    if directory.running:
+        others = {each.node: servers[each.node] for each in states if each is not state}
+        unproven = refuse_directory_of_another(request.node, others, request.data_dir)
     streams = (
         isinstance(node, NodeState)
         and node.in_recovery
@@ -115,7 +117,7 @@ def survey_rebuild(
     if streams:
         with closing(connect(primary_config)) as connection:
             streams = who_streams(connection, slot).streams
-    stored, why_not, notes = None, "", []
+    stored, why_not, notes = None, "", [unproven] if unproven else []
     repository = config if config is not None and is_configured(config) else None
     if repository is not None:
         try:
@@ -131,6 +133,7 @@ def survey_rebuild(
         primary,
         stored,
         slot=slot,
+        states=states,
         streams=streams,
         source=request.source,
         can_stop=request.stop_command is not None,
@@ -150,9 +153,11 @@ def survey_rebuild(
     standby = Standby(conninfo, slot)
     fetches = repository is not None
     if plan.way is not Way.NOTHING:
-        if not directory.running or not streams:
-            reaches_primary(conninfo, programs, place.user, job)
-        if not directory.running and not stopped:
+        if request.primary_conninfo is not None or not directory.running or not streams:
+            reaches_primary(conninfo, primary, programs, place.user, job)
+        # What its own server uses is free again when that was stopped.
+        another = request.slot is not None and request.slot != setting(files, "primary_slot_name")
+        if (another or not directory.running) and not stopped:
             refuse_used_slot(primary_config, slot)
         if repository is not None:
             try:
@@ -185,7 +190,6 @@ def survey_rebuild(
 
 def _refuse_primary(
     request: RebuildRequest,
-    directory: Directory,
     state: NodeState,
     found: dict[str, NodeState | EngineError],
     primary_config: PostgresConfig,
@@ -203,15 +207,7 @@ def _refuse_primary(
             node=request.node,
             unreachable=len(others),
         )
-    if is_directory_of(primary_config, request.data_dir):
-        raise PreconditionError(
-            "this is the data directory of the primary itself; nothing was changed",
-            hint="look at --data-dir again",
-            path=request.data_dir,
-            primary=state.node,
-        )
-    if directory.control is not None and directory.control.system_identifier != state.system_identifier:
-        return  # refused by the plan, with both numbers
+    refuse_directory_of_primary(primary_config, request.data_dir)
 
 
 def _refuse_mistaken_directory(

@@ -7,12 +7,15 @@ restored from the repository.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pgproof.errors import PreconditionError
-from pgproof.model.rebuild_divergence import diverged, rewind_obstacles
+from pgproof.model.node import NodeState
+from pgproof.model.rebuild_divergence import diverged, other_timeline, rewind_obstacles
 from pgproof.model.rebuild_evidence import Directory, Primary, Source, Stage, Stored, StoredBackup
 from pgproof.model.rebuild_loss import loss_of
 from pgproof.model.rebuild_plan import RebuildPlan, Way
-from pgproof.model.rebuild_refusals import refuse_directory
+from pgproof.model.rebuild_refusals import refuse_directory, refuse_older_timeline
 from pgproof.model.rebuild_wal import lacks_wal, leading_backup
 
 
@@ -28,18 +31,22 @@ def plan_rebuild(
     stored: Stored | None,
     *,
     slot: str,
+    states: Iterable[NodeState] = (),
     streams: bool = False,
     source: Source | None = None,
     can_stop: bool = False,
     why_not_stored: str = "",
 ) -> RebuildPlan:
-    """Choose the way. `streams` says that the primary itself sees the replica streaming, `can_stop` that there is a command
-    that stops its server, `why_not_stored` why `stored` is None although a repository is configured.
+    """Choose the way. `states` are what all nodes said of themselves, `streams` says that the primary itself sees the replica
+    streaming, `can_stop` that there is a command that stops its server, `why_not_stored` why `stored` is None although a
+    repository is configured.
 
-    Raises PreconditionError where the directory is another cluster's, where nothing leads from it to the primary, and for
-    what is not done here (tablespaces, a server that nobody can stop).
+    Raises PreconditionError where the directory is another cluster's, where a newer timeline than the primary's was seen and
+    no `source` is asked for, where nothing leads from the directory to the primary, and for what is not done here
+    (tablespaces, a server that nobody can stop).
     """
     refuse_directory(directory, primary)
+    refuse_older_timeline(directory, primary, states, source)
     if streams and source is None:
         return RebuildPlan(
             node, primary.name, directory.path, Way.NOTHING, ("the primary sees it streaming",), slot
@@ -86,7 +93,7 @@ def _choose(
     source: Source | None,
 ) -> tuple[Way, tuple[str, ...]]:
     if directory.stage is Stage.READY and source is None:
-        return Way.START, ("an earlier rebuild had made its files ready",)
+        return _ready(directory, primary, stored, backup)
     if directory.control is None:
         why = "there is no cluster in the directory"
         if directory.stage is Stage.RESTORING:
@@ -117,6 +124,21 @@ def _choose(
     if not lacks:
         return Way.START, ("it is on the primary's way, and the WAL that it lacks is there",)
     return _restore(backup, (lacks,))
+
+
+def _ready(
+    directory: Directory, primary: Primary, stored: Stored | None, backup: StoredBackup | None
+) -> tuple[Way, tuple[str, ...]]:
+    """Since then there may have been another failover, and the primary may have removed WAL."""
+    if directory.control is not None:
+        if other_timeline(directory, primary) or not primary.history.passes(
+            directory.timeline, directory.position
+        ):
+            return _restore(backup, ("what an earlier rebuild had made ready is not on the primary's way",))
+        lacks = lacks_wal(directory, primary, stored)
+        if lacks:
+            return _restore(backup, (lacks,))
+    return Way.START, ("an earlier rebuild had made its files ready",)
 
 
 def _restore(backup: StoredBackup | None, reasons: tuple[str, ...]) -> tuple[Way, tuple[str, ...]]:

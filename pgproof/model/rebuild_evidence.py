@@ -37,7 +37,7 @@ class Directory:
 
     `stoppable` says that the running server is one that we can stop. `history` is what the directory itself knows of its
     timeline. `fixed` says why the directory cannot be moved aside for a rewind; empty if it can. `written` is where its WAL
-    ends, to a page. `replayed` is what a running standby says of itself, which its files tell only when it has ended.
+    ends, to a page. `marked` is whose cluster is being restored there, where that was broken off.
     """
 
     path: Path
@@ -49,7 +49,11 @@ class Directory:
     stage: Stage = Stage.NONE
     fixed: str = ""
     written: Lsn | None = None
-    replayed: Lsn | None = None
+    marked: int | None = None
+
+    @property
+    def system_identifier(self) -> int | None:
+        return self.marked if self.control is None else self.control.system_identifier
 
     @property
     def was_standby(self) -> bool:

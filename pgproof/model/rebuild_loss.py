@@ -61,11 +61,13 @@ def tail_of(
 ) -> Tail | None:
     """What the directory has beyond the primary's way, up to `end`."""
     timeline = directory.timeline
-    branch = left_at(history, timeline)
+    branch = _parted_at(directory.history, history)
+    if branch is None:
+        branch = left_at(history, timeline)
     if branch is None or end <= branch:
         return None
-    archived = None
-    if stored is not None and exact:
+    archived, own = None, directory.history
+    if stored is not None and exact and (own is None or own.begin <= branch):
         archived = stored.coverage.run_end(timeline, branch) >= end
     return Tail(timeline, branch, end, exact, archived)
 
@@ -73,3 +75,18 @@ def tail_of(
 def left_at(history: TimelineHistory, timeline: int) -> Lsn | None:
     """Where the way left a timeline; None if it is not on the way, or the way ends with it."""
     return next((each.at for each in history.switches if each.timeline == timeline), None)
+
+
+def _parted_at(own: TimelineHistory | None, history: TimelineHistory) -> Lsn | None:
+    """Where a timeline that is not on the way left it; None if it is on the way, or nothing tells."""
+    if own is None:
+        return None
+    theirs = {each.timeline: each.at for each in history.switches}
+    for switch in own.switches:
+        if switch.timeline == history.timeline:
+            return switch.at
+        if switch.timeline not in theirs:
+            return None
+        if theirs[switch.timeline] != switch.at:
+            return min(theirs[switch.timeline], switch.at)
+    return None
