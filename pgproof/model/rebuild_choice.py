@@ -70,7 +70,8 @@ def plan_rebuild(
             f"the replica has to be restored, and {what}",
             hint=f"{'; '.join(error.reasons)}. Take a backup of the primary with `pgproof create`, then run this again",
         ) from None
-    known = stored is not None and primary.state.timeline in stored.timelines
+    if way in (Way.START, Way.NOTHING):
+        backup = None
     return RebuildPlan(
         node,
         primary.name,
@@ -79,10 +80,17 @@ def plan_rebuild(
         reasons,
         slot,
         stops=directory.running,
-        backup_id=backup.backup_id if backup and way in (Way.REWIND, Way.RESTORE) else None,
-        timeline=primary.state.timeline if known else None,
+        backup_id=backup.backup_id if backup else None,
+        timeline=_restored_timeline(primary, stored, backup),
         tail=loss_of(directory, primary, stored) if way in (Way.REWIND, Way.RESTORE) else None,
     )
+
+
+def _restored_timeline(primary: Primary, stored: Stored | None, backup: StoredBackup | None) -> int | None:
+    """Never the newest of the repository, which may be that of a cluster that was restored elsewhere."""
+    if stored is None or backup is None:
+        return None
+    return primary.state.timeline if primary.state.timeline in stored.timelines else backup.timeline
 
 
 def _choose(

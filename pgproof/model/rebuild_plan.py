@@ -22,7 +22,8 @@ class Way(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RebuildPlan:
-    """`reasons` say why this way. `backup_id` is what is restored, also where a rewind should fail, None if there is none."""
+    """`reasons` say why this way. `backup_id` is what is restored, also where a rewind should fail, to
+    `timeline`; None if there is none."""
 
     node: str
     primary: str

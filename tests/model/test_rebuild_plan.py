@@ -261,6 +261,15 @@ def test_what_was_made_ready_may_be_of_no_use_any_more() -> None:
             plan(late, primary())
 
 
+def test_a_restore_keeps_to_the_primarys_way() -> None:
+    """Its timeline may not be in the repository yet, that of a cluster that was restored elsewhere may."""
+    lost = Directory(Path("/data"))
+    old = StoredBackup("old-backup", 1, Lsn(90 * MB))
+    for timelines, kept in (({1, 2, 5}, 2), ({1, 5}, 1)):
+        have = Stored((old,), Coverage.of(()), frozenset(timelines))
+        assert plan(lost, primary(), have).timeline == kept
+
+
 def test_what_is_refused() -> None:
     good = directory("shut down in recovery", 90 * MB)
     with pytest.raises(PreconditionError, match="another cluster"):
