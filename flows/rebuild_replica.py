@@ -20,7 +20,8 @@ from flows.support.engine import engine_task, run_engine
 from flows.support.publishing import publish_event, publish_report
 from flows.support.rebuild_reports import rebuild_plan_report, rebuild_report
 from flows.support.settings import replica_manager
-from pgproof.model.rebuild_plan import RebuildPlan, Source
+from pgproof.model.rebuild_evidence import Source
+from pgproof.model.rebuild_plan import RebuildPlan
 from pgproof.model.rebuild_report import RebuildReport, RebuildRequest
 
 

@@ -11,25 +11,29 @@ from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn
 from pgproof.model.node import record_end
 from pgproof.postgres.connection import connect
+from pgproof.postgres.cutting import cut_after
 from pgproof.postgres.rebuild_primary import Streaming, current_position, who_streams
 from pgproof.postgres.replica_directory import read_control
 
 _LOOK_SECONDS = 0.5
+_ANSWER_SECONDS = 30.0
 _PHASE = "catching up"
 
 
 def wait_until_followed(survey: Survey, job: Job) -> Lsn:
     """Return the position that it has caught up to.
 
-    Raises TransientError when the time is over, or its server has ended; its files are good then, and it may still catch up.
+    Raises TransientError when the time is over, its server has ended, or the primary does not answer; its files are good then,
+    and it may still catch up.
     """
     wanted = record_end(current_position(survey.primary_config), survey.primary.state.segment_size)
     started = time.monotonic()
     first: Lsn | None = None
     with closing(connect(survey.primary_config)) as connection:
         while True:
-            seen = who_streams(connection, survey.standby.slot)
-            if _caught_up(seen, wanted, survey.delayed):
+            with cut_after(_ANSWER_SECONDS, connection):
+                seen = who_streams(connection, survey.standby.slot)
+            if _caught_up(seen, wanted, survey.delayed) and survey.server.running:
                 return wanted
             reached = seen.replayed or _replayed_alone(survey)
             first = first or reached

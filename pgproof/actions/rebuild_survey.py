@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import re
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from pgproof.actions.opening import open_for_reading
+from pgproof.actions.rebuild_identity import own_files, owner_of, slot_name
+from pgproof.actions.rebuild_repository import is_configured, what_is_stored
 from pgproof.actions.wal_serving import interpreter_for
 from pgproof.errors import EngineError, PreconditionError
 from pgproof.model.config import BackupConfig, PostgresConfig
 from pgproof.model.job import Job
-from pgproof.model.lsn import Lsn
-from pgproof.model.manifest import PHYSICAL
 from pgproof.model.node import NodeState
-from pgproof.model.rebuild_plan import (
-    Directory,
-    Primary,
-    RebuildPlan,
-    Source,
-    Stored,
-    StoredBackup,
-    Way,
-    plan_rebuild,
-    primary_among,
-)
+from pgproof.model.rebuild_choice import plan_rebuild
+from pgproof.model.rebuild_evidence import Directory, Primary, Source, Stored
+from pgproof.model.rebuild_plan import RebuildPlan, Way
+from pgproof.model.rebuild_refusals import primary_among
 from pgproof.model.rebuild_report import RebuildRequest
 from pgproof.model.recovery_request import Standby
 from pgproof.model.replica_conf import setting
-from pgproof.model.replication_config import PRIMARY, ReplicationConfig
+from pgproof.model.replication_config import ReplicationConfig
 from pgproof.postgres.connection import connect
 from pgproof.postgres.node_query import measure_nodes
 from pgproof.postgres.osuser import OsUser, service_user
@@ -38,17 +27,13 @@ from pgproof.postgres.programs import Programs, find_programs
 from pgproof.postgres.rebuild_place import RebuildPlace
 from pgproof.postgres.rebuild_primary import (
     ask_primary,
-    is_directory_of,
     refuse_used_slot,
     who_streams,
 )
+from pgproof.postgres.rebuild_witness import refuse_directory_of_another, refuse_directory_of_primary
 from pgproof.postgres.replica_directory import look_at_directory
 from pgproof.postgres.replica_server import ReplicaServer, reaches_primary
 from pgproof.postgres.standby import replica_conninfo
-from pgproof.repository.catalog import list_backups
-from pgproof.repository.wal_archive import WalArchive
-
-_NOT_IN_SLOTS = re.compile(r"[^a-z0-9_]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,22 +90,24 @@ def survey_rebuild(
     request = replace(request, data_dir=request.data_dir.resolve())
     if request.node not in servers:
         replication.replica(request.node)
-    place = RebuildPlace(request.data_dir, service_user(request.owner or _owner(request.data_dir)))
+    place = RebuildPlace(request.data_dir, service_user(request.owner or owner_of(request.data_dir)))
     place.require_room()
     job.report("looking at the directory and the nodes")
     directory = look_at_directory(place)
     found = measure_nodes(servers)
     states = [each for each in found.values() if isinstance(each, NodeState)]
-    state = primary_among(states, directory.control.system_identifier if directory.control else None)
+    state = primary_among(states, directory.system_identifier)
     primary_config = servers[state.node]
-    _refuse_primary(request, directory, state, found, primary_config)
+    _refuse_primary(request, state, found, primary_config)
     primary, history = ask_primary(primary_config, state)
-    files = _own_files(place)
-    slot = _slot_name(request, files)
+    files = own_files(place)
+    slot = slot_name(request, files)
     node = found[request.node]
-    if isinstance(node, NodeState) and node.in_recovery and directory.running:
-        directory = replace(directory, replayed=node.replayed)
     _refuse_mistaken_directory(request, directory, node)
+    unproven = ""
+    if directory.running:
+        others = {each.node: servers[each.node] for each in states if each is not state}
+        unproven = refuse_directory_of_another(request.node, others, request.data_dir)
     streams = (
         isinstance(node, NodeState)
         and node.in_recovery
@@ -130,11 +117,11 @@ def survey_rebuild(
     if streams:
         with closing(connect(primary_config)) as connection:
             streams = who_streams(connection, slot).streams
-    stored, why_not, notes = None, "", []
-    repository = config if config is not None and _configured(config) else None
+    stored, why_not, notes = None, "", [unproven] if unproven else []
+    repository = config if config is not None and is_configured(config) else None
     if repository is not None:
         try:
-            stored = _stored(repository, state)
+            stored = what_is_stored(repository, state)
         except EngineError as error:
             repository, why_not = None, f"the repository cannot be used: {error.message}"
             if request.source is Source.REPOSITORY:
@@ -146,6 +133,7 @@ def survey_rebuild(
         primary,
         stored,
         slot=slot,
+        states=states,
         streams=streams,
         source=request.source,
         can_stop=request.stop_command is not None,
@@ -165,9 +153,11 @@ def survey_rebuild(
     standby = Standby(conninfo, slot)
     fetches = repository is not None
     if plan.way is not Way.NOTHING:
-        if not directory.running or not streams:
-            reaches_primary(conninfo, programs, place.user, job)
-        if not directory.running and not stopped:
+        if request.primary_conninfo is not None or not directory.running or not streams:
+            reaches_primary(conninfo, primary, programs, place.user, job)
+        # What its own server uses is free again when that was stopped.
+        another = request.slot is not None and request.slot != setting(files, "primary_slot_name")
+        if (another or not directory.running) and not stopped:
             refuse_used_slot(primary_config, slot)
         if repository is not None:
             try:
@@ -200,7 +190,6 @@ def survey_rebuild(
 
 def _refuse_primary(
     request: RebuildRequest,
-    directory: Directory,
     state: NodeState,
     found: dict[str, NodeState | EngineError],
     primary_config: PostgresConfig,
@@ -218,15 +207,7 @@ def _refuse_primary(
             node=request.node,
             unreachable=len(others),
         )
-    if is_directory_of(primary_config, request.data_dir):
-        raise PreconditionError(
-            "this is the data directory of the primary itself; nothing was changed",
-            hint="look at --data-dir again",
-            path=request.data_dir,
-            primary=state.node,
-        )
-    if directory.control is not None and directory.control.system_identifier != state.system_identifier:
-        return  # refused by the plan, with both numbers
+    refuse_directory_of_primary(primary_config, request.data_dir)
 
 
 def _refuse_mistaken_directory(
@@ -240,69 +221,3 @@ def _refuse_mistaken_directory(
             node=request.node,
             path=request.data_dir,
         )
-
-
-def _owner(data_dir: Path) -> str | None:
-    """Who has it now: root works for that user."""
-    place = RebuildPlace(data_dir, None)
-    known = next((each for each in (data_dir, place.aside) if each.is_dir()), None)
-    if os.geteuid() != 0 or known is None or known.stat().st_uid == 0:
-        return None
-    try:
-        return known.owner()
-    except KeyError:
-        raise PreconditionError(
-            "the owner of the directory has no name", hint="give --owner", path=known, uid=known.stat().st_uid
-        ) from None
-
-
-def _own_files(place: RebuildPlace) -> list[str]:
-    """The replica's configuration, the file that wins last; it may have been moved out already."""
-    found = []
-    for name in ("postgresql.conf", "postgresql.auto.conf"):
-        for folder in (place.own, place.root / "own.part", place.aside, place.data_dir):
-            path = folder / name
-            if path.is_file():
-                found.append(path.read_text(errors="replace"))
-                break
-    return found
-
-
-def _slot_name(request: RebuildRequest, files: list[str]) -> str:
-    """As asked for, else as it was, else from the node's name."""
-    name = request.slot or setting(files, "primary_slot_name")
-    if not name:
-        plain = "old_primary" if request.node == PRIMARY else request.node
-        name = _NOT_IN_SLOTS.sub("_", plain.lower())[:63]
-    return name
-
-
-def _configured(config: BackupConfig) -> bool:
-    return bool(config.repository_url or config.backup_dir or config.s3_bucket)
-
-
-def _stored(config: BackupConfig, state: NodeState) -> Stored:
-    """Raises PreconditionError for a repository that knows no such cluster, or another one by this name."""
-    repository = open_for_reading(config)
-    archive = WalArchive.open(repository)
-    if archive.system_identifier != str(state.system_identifier):
-        raise PreconditionError(
-            "it holds another cluster under this name",
-            hint="correct --cluster or the repository",
-            cluster=config.cluster,
-        )
-    inventory = archive.inventory()
-    backups = [
-        StoredBackup(each.backup_id, each.timeline, each.stop_lsn)
-        for each in list_backups(repository)
-        if each.method == PHYSICAL
-        and each.status != "damaged"
-        and each.system_identifier == str(state.system_identifier)
-        and each.stop_lsn > Lsn(0)
-    ]
-    timelines = {*inventory.coverage().timelines, *inventory.histories, *(each.timeline for each in backups)}
-    return Stored(
-        tuple(sorted(backups, key=lambda each: each.backup_id, reverse=True)),
-        inventory.coverage(),
-        frozenset(timelines),
-    )

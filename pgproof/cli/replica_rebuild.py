@@ -74,7 +74,7 @@ def add_commands(commands: Subparsers) -> None:
 
 
 def rebuild(args: argparse.Namespace, screen: Screen) -> int:
-    from pgproof.model.rebuild_plan import Source
+    from pgproof.model.rebuild_evidence import Source
     from pgproof.model.rebuild_report import RebuildRequest
 
     manager = open_replicas(args)

@@ -9,7 +9,9 @@ from typing import Any
 
 from pgproof.errors import PreconditionError
 from pgproof.model.lsn import Lsn
-from pgproof.model.rebuild_plan import Source, Tail, Way
+from pgproof.model.rebuild_evidence import Source
+from pgproof.model.rebuild_loss import Tail
+from pgproof.model.rebuild_plan import Way
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from pgproof.postgres.refusals import connection_error, without_secrets
 # Names in pg_stat_activity. "pgproof_…" matches no sensible entry of synchronous_standby_names but `*`.
 APPLICATION_NAME = "pgproof"
 
-_DEFAULTS = {
+DEFAULTS = {
     "connect_timeout": "10",
     "keepalives_idle": "30",
     "keepalives_interval": "10",
@@ -75,7 +75,7 @@ def connect_replication(
 
 def conninfo(config: PostgresConfig, overrides: Mapping[str, str]) -> str:
     """libpq's connection string, with time limits of ours where `config` has none. Holds the password."""
-    return make_conninfo("", **{**_DEFAULTS, **config.parameters(), **overrides})
+    return make_conninfo("", **{**DEFAULTS, **config.parameters(), **overrides})
 
 
 def _ordinary(config: PostgresConfig, dbname: str | None, name: str) -> dict[str, str]:

@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Coroutine
+import threading
+from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 import psycopg
@@ -21,7 +22,7 @@ from pgproof.errors import TransientError
 T = TypeVar("T")
 
 
-def cut(connection: psycopg.AsyncConnection[Any]) -> None:
+def cut(connection: psycopg.AsyncConnection[Any] | psycopg.Connection[Any]) -> None:
     """Shut the connection's socket down; whoever waits for an answer gets an OperationalError. Does nothing to a closed one."""
     # OperationalError: it is closed, and has no descriptor. OSError: the other side was faster.
     # Of a duplicate, so that libpq's own descriptor is neither closed nor owned twice.
@@ -30,6 +31,18 @@ def cut(connection: psycopg.AsyncConnection[Any]) -> None:
         socket.socket(fileno=os.dup(connection.fileno())) as ours,
     ):
         ours.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def cut_after(seconds: float, connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Cut the connection of a thread that waits in this block for longer."""
+    timer = threading.Timer(seconds, cut, (connection,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 async def answer_within(

@@ -23,7 +23,7 @@ from pathlib import Path
 from pgproof.errors import ConflictError, PreconditionError
 from pgproof.failpoints import failpoint
 from pgproof.model.delta_plan import MARKER, belongs_to_postgres, is_fixed_directory
-from pgproof.model.rebuild_plan import Stage
+from pgproof.model.rebuild_evidence import Stage
 from pgproof.postgres.disk_errors import on_disk
 from pgproof.postgres.osuser import OsUser, give_to
 from pgproof.postgres.programs import run
@@ -128,6 +128,7 @@ class RebuildPlace:
         with on_disk(self.data_dir):
             if self.own.is_dir():
                 return
+            _remove(self.root / "back")
             part = self.root / "own.part"
             part.mkdir(mode=0o700, exist_ok=True)
             give_to(self.user, part)
@@ -157,6 +158,9 @@ class RebuildPlace:
                 _move(self.own / name, self.data_dir / name)
                 failpoint("rebuild.unparked")
             sync_directory(self.data_dir)
+            # All of it is back: a later rebuild moves it out again.
+            self.own.rmdir()
+            sync_directory(self.root)
 
     def _was_put_back(self, name: str) -> bool:
         return (self.root / "back" / name).exists()
@@ -214,9 +218,7 @@ def put_file(path: Path, content: bytes, user: OsUser | None) -> None:
 def mark(data_dir: Path, system_identifier: int, user: OsUser | None) -> None:
     """Let a delta restore take the directory for what one of its own kind has left."""
     path = data_dir / os.fsdecode(MARKER)
-    path.write_text(f"{system_identifier}\n")
-    give_to(user, path)
-    sync_directory(data_dir)
+    put_file(path, f"{system_identifier}\n".encode(), user)
 
 
 def _move(source: Path, target: Path) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -15,12 +13,13 @@ from pgproof.errors import ConflictError, PreconditionError
 from pgproof.model.config import PostgresConfig
 from pgproof.model.lsn import Lsn, WalSegment
 from pgproof.model.node import NodeState
-from pgproof.model.rebuild_plan import Primary
+from pgproof.model.rebuild_evidence import Primary
 from pgproof.model.timelines import TimelineHistory
 from pgproof.postgres.connection import connect, connect_replication, query
 from pgproof.postgres.refusals import sql_name
+from pgproof.postgres.standby import SECRETS
 from pgproof.postgres.wal_slots import create_slot, drop_slot
-from pgproof.postgres.wal_stream import create_temporary_slot, timeline_history
+from pgproof.postgres.wal_stream import timeline_history
 
 # PostgreSQL documentation, pg_rewind: what its role must be allowed to execute.
 _OF_REWIND = (
@@ -49,7 +48,7 @@ def ask_primary(config: PostgresConfig, state: NodeState) -> tuple[Primary, byte
             connection,
             "SELECT count(*)::int FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')",
         )
-        obstacles = _cannot_rewind(connection)
+        obstacles = (*_cannot_log_in(config), *_cannot_rewind(connection))
     name = oldest[0][0]
     begin = WalSegment.parse(f"{1:08X}{name}", state.segment_size).start if name else None
     primary = Primary(
@@ -73,6 +72,13 @@ def _require_monitor(connection: psycopg.Connection[Any]) -> None:
             hint=f"run there as a superuser:  GRANT pg_monitor TO {sql_name(role)}",
             role=role,
         )
+
+
+def _cannot_log_in(config: PostgresConfig) -> tuple[str, ...]:
+    """Of secrets, only a password and its file can be handed to pg_rewind by its environment."""
+    if any(config.parameters().get(name) for name in SECRETS if name != "password"):
+        return ("pg_rewind cannot be given the password of a TLS key, nor a client secret of OAuth",)
+    return ()
 
 
 def _cannot_rewind(connection: psycopg.Connection[Any]) -> tuple[str, ...]:
@@ -105,17 +111,6 @@ def _cannot_rewind(connection: psycopg.Connection[Any]) -> tuple[str, ...]:
                 "pgproof archives or fetches WAL on the primary, and pg_rewind cannot pass its socket"
             )
     return tuple(found)
-
-
-def is_directory_of(config: PostgresConfig, data_dir: Path) -> bool:
-    """Whether `data_dir` is where this very server keeps its files.
-
-    A slot that is made there has a directory in it, whatever address, host or container the server has.
-    """
-    name = f"pgproof_probe_{secrets.token_hex(8)}"
-    with closing(connect_replication(config)) as connection:
-        create_temporary_slot(connection.pgconn, name)
-        return (data_dir / "pg_replslot" / name).exists()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pgproof.errors import ConflictError, DataError, PreconditionError
 from pgproof.model.control_file import ControlFile, parse_control_file
 from pgproof.model.delta_plan import MARKER
 from pgproof.model.lsn import Lsn, WalSegment
-from pgproof.model.rebuild_plan import Directory, Stage
+from pgproof.model.rebuild_evidence import Directory, Stage
 from pgproof.model.source_files import CONTROL_FILE
 from pgproof.model.timelines import TimelineHistory
 from pgproof.postgres.disk_errors import on_disk
@@ -29,6 +29,13 @@ def look_at_directory(place: RebuildPlace) -> Directory:
     path = place.data_dir
     stage = place.stage
     where = place.aside if place.aside.is_dir() else path
+    if where != path and path.is_dir() and any(path.iterdir()):
+        raise PreconditionError(
+            "there are files in the directory, and others that an earlier rebuild had moved aside",
+            hint=f"if those in the directory are the good ones, remove {place.root}, else move them away",
+            path=path,
+            aside=place.aside,
+        )
     with on_disk(where):
         control = _control(where, stage)
         running = control is not None and is_running(where)
@@ -38,7 +45,8 @@ def look_at_directory(place: RebuildPlace) -> Directory:
         elif stage is Stage.READY:
             stage = Stage.NONE
         if control is None:
-            return Directory(path, stage=_of_marker(where, stage))
+            marked = _marked(where)
+            return Directory(path, stage=stage if marked is None else Stage.RESTORING, marked=marked)
         return Directory(
             path,
             control,
@@ -64,6 +72,16 @@ def is_running(data_dir: Path) -> bool:
             return False
     except ConflictError:
         return True
+
+
+def refuse_started(data_dir: Path) -> None:
+    """Raises ConflictError if a server works on these files: after it was stopped somebody has started it again."""
+    if is_running(data_dir):
+        raise ConflictError(
+            "a server was started in the directory meanwhile; its files were not changed",
+            hint="see that nothing starts it by itself (Restart= of a systemd unit), then run this again",
+            path=data_dir,
+        )
 
 
 def _control(where: Path, stage: Stage) -> ControlFile | None:
@@ -93,8 +111,13 @@ def _control(where: Path, stage: Stage) -> ControlFile | None:
         ) from error
 
 
-def _of_marker(where: Path, stage: Stage) -> Stage:
-    return Stage.RESTORING if (where / os.fsdecode(MARKER)).is_file() else stage
+def _marked(where: Path) -> int | None:
+    """Whose cluster a restore that was broken off has begun to write there; 0 if that cannot be read, which is nobody's."""
+    try:
+        text = (where / os.fsdecode(MARKER)).read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def _history(where: Path, timeline: int) -> TimelineHistory | None:

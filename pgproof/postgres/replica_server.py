@@ -10,6 +10,7 @@ from pathlib import Path
 from pgproof.errors import PreconditionError, TransientError
 from pgproof.failpoints import failpoint
 from pgproof.model.job import Job
+from pgproof.model.rebuild_evidence import Primary
 from pgproof.model.server_log import last_lines
 from pgproof.postgres.osuser import OsUser
 from pgproof.postgres.programs import Programs, execute, run
@@ -99,12 +100,15 @@ def _shell(command: str, what: str, job: Job) -> None:
         )
 
 
-def reaches_primary(conninfo: str, programs: Programs, user: OsUser | None, job: Job) -> None:
-    """The user who runs the replica gets a replication connection by this primary_conninfo, which holds no password.
+def reaches_primary(
+    conninfo: str, primary: Primary, programs: Programs, user: OsUser | None, job: Job
+) -> None:
+    """The user who runs the replica gets a replication connection to `primary` by this primary_conninfo, which holds no password.
 
-    Raises PreconditionError with the server's words if not: better now than when the old files are gone.
+    Raises PreconditionError, with the server's words, if not: better now than when the old files are gone.
     """
-    command = [programs.path("psql"), "-XAtw", "-d", f"{conninfo} replication=true", "-c", "IDENTIFY_SYSTEM"]
+    asked = ["-c", "IDENTIFY_SYSTEM", "-c", "SHOW in_hot_standby"]
+    command = [programs.path("psql"), "-XAtw", "-d", f"{conninfo} replication=true", *asked]
     home = str(user.home) if user else os.environ.get("HOME", "/")
     done = execute(
         [*map(str, command)],
@@ -121,4 +125,15 @@ def reaches_primary(conninfo: str, programs: Programs, user: OsUser | None, job:
             hint=f"a password belongs into ~/.pgpass of {who}; or correct --primary, or pg_hba.conf of the primary",
             primary=conninfo,
             reason=last_lines(done.stderr) or f"psql ended with {done.status}",
+        )
+    wanted = f"{primary.state.system_identifier}|{primary.state.timeline}|off"
+    system, _, standby = done.stdout.strip().partition("\n")
+    found = "|".join([*system.split("|")[:2], standby])
+    if found != wanted:
+        raise PreconditionError(
+            "the replica would follow another server than the primary",
+            hint="correct --primary",
+            primary=conninfo,
+            wanted=f"cluster, timeline, in recovery: {wanted}",
+            found=found,
         )

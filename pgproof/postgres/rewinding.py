@@ -9,19 +9,19 @@ from pathlib import Path
 
 import psycopg.conninfo
 
-from pgproof.errors import PreconditionError
 from pgproof.failpoints import failpoint
 from pgproof.model.config import PostgresConfig
 from pgproof.model.job import Job
 from pgproof.model.server_log import last_lines
 from pgproof.model.wal_commands import as_setting
+from pgproof.postgres.connection import DEFAULTS
 from pgproof.postgres.disk_errors import on_disk
 from pgproof.postgres.osuser import OsUser, give_to
 from pgproof.postgres.programs import Programs, execute
 from pgproof.postgres.replica_directory import read_control
+from pgproof.postgres.standby import SECRETS
 
 _CLEAN = ("shut down", "shut down in recovery")
-_SECRETS = {"password": "PGPASSWORD", "sslpassword": ""}
 # pg_rewind says this (with --progress) when all it does afterwards is writing.
 _BEGAN_TO_WRITE = re.compile(r"need to copy \d+ MB")
 _NO_NEED = "no rewind required"
@@ -86,8 +86,8 @@ def rewind(
 ) -> Rewound:
     """Make `data_dir` a copy of the source as of now, by what the two wrote since their ways parted.
 
-    `restore_command` brings WAL that is missing in the directory, and is run in `work`; empty if there is none. Raises
-    PreconditionError if there is no pg_rewind.
+    `restore_command` brings WAL that is missing in the directory, and is run in `work`; empty if there is none. Of the
+    source's secrets it is given the password alone. Raises PreconditionError if there is no pg_rewind.
     """
     # Its own configuration may lie elsewhere, and postgresql.auto.conf would win over this file.
     config = work / "rewind.conf"
@@ -121,17 +121,12 @@ def rewind(
 
 def without_password(config: PostgresConfig) -> str:
     """The way to a server as libpq's programs get it; its secrets are in `environment_of`."""
-    known = {name: value for name, value in config.parameters().items() if name not in _SECRETS}
-    return psycopg.conninfo.make_conninfo("", **{"dbname": "postgres", **known})
+    known = {name: value for name, value in config.parameters().items() if name not in SECRETS}
+    return psycopg.conninfo.make_conninfo("", **{"dbname": "postgres", **DEFAULTS, **known})
 
 
 def environment_of(config: PostgresConfig, user: OsUser | None) -> dict[str, str]:
     """Where libpq finds the password: ours, or the file of the user who runs the program."""
-    if config.parameters().get("sslpassword"):
-        raise PreconditionError(
-            "pg_rewind cannot be given the password of a TLS key",
-            hint="use a key without one, or --from repository",
-        )
     found = {"HOME": str(user.home) if user else os.environ.get("HOME", "/")}
     password = config.parameters().get("password")
     if password:

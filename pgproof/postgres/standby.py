@@ -8,7 +8,7 @@ from psycopg import ProgrammingError
 from pgproof.errors import PreconditionError
 from pgproof.model.config import PostgresConfig
 
-_SECRETS = ("password", "sslpassword", "oauth_client_secret")
+SECRETS = ("password", "sslpassword", "oauth_client_secret")
 _PLACE = ("host", "hostaddr", "port")
 # They belong to our own sessions.
 _OURS = ("dbname", "options", "application_name", "target_session_attrs", "replication")
@@ -23,7 +23,7 @@ def primary_conninfo(given: str | None, postgres: PostgresConfig) -> str:
         known = {
             name: value
             for name, value in postgres.parameters().items()
-            if name not in (*_SECRETS, *_OURS, "service", "servicefile")
+            if name not in (*SECRETS, *_OURS, "service", "servicefile")
         }
         if not known.get("host") and not known.get("hostaddr"):
             raise PreconditionError(
@@ -38,7 +38,7 @@ def primary_conninfo(given: str | None, postgres: PostgresConfig) -> str:
             hint="write it as 'host=… port=… user=…'",
             reason=str(error).strip().partition("\n")[0],
         ) from None
-    if any(parameters.get(name) for name in _SECRETS):
+    if any(parameters.get(name) for name in SECRETS):
         raise PreconditionError(
             "the connection string to the primary holds a password",
             hint="leave it out, and put it into ~/.pgpass of the user who runs the standby",
@@ -59,7 +59,7 @@ def replica_conninfo(given: str | None, before: str, primary: PostgresConfig, no
     except ProgrammingError:
         return primary_conninfo(None, primary)
     place = psycopg.conninfo.conninfo_to_dict(primary_conninfo(None, primary))
-    dropped = (*_SECRETS, *_PLACE)
+    dropped = (*SECRETS, *_PLACE)
     kept = {name: value for name, value in old.items() if name not in dropped and value is not None}
     led = {name: value for name, value in place.items() if name in _PLACE and value is not None}
     return psycopg.conninfo.make_conninfo("", **{**kept, **led})

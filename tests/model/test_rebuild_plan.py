@@ -13,18 +13,10 @@ from pgproof.errors import ConflictError, PreconditionError
 from pgproof.model.control_file import ControlFile
 from pgproof.model.lsn import Lsn
 from pgproof.model.node import NodeState
-from pgproof.model.rebuild_plan import (
-    Directory,
-    Primary,
-    RebuildPlan,
-    Source,
-    Stage,
-    Stored,
-    StoredBackup,
-    Way,
-    plan_rebuild,
-    primary_among,
-)
+from pgproof.model.rebuild_choice import plan_rebuild
+from pgproof.model.rebuild_evidence import Directory, Primary, Source, Stage, Stored, StoredBackup
+from pgproof.model.rebuild_plan import RebuildPlan, Way
+from pgproof.model.rebuild_refusals import primary_among
 from pgproof.model.recovery_request import Standby
 from pgproof.model.replica_conf import following, setting
 from pgproof.model.timelines import Switch, TimelineHistory
@@ -106,7 +98,6 @@ def plan(found: Directory, to: Primary, have: Stored | None = None, **options: A
         (directory("in archive recovery", 90 * MB), primary(), None, Way.START, "on the primary's way"),
         (directory("shut down in recovery", BRANCH.value + 1), primary(), None, Way.REWIND, "replayed"),
         (directory("shut down in recovery", 90 * MB, 2), primary(), None, Way.START, "on the primary's way"),
-        (directory("shut down", 120 * MB, 3), primary(), None, Way.REWIND, "not on the way"),
         (
             directory("shut down", 120 * MB, 2),
             primary(),
@@ -227,10 +218,66 @@ def test_what_is_lost_is_told() -> None:
     assert tail is not None and not tail.exact and str(tail).startswith("about 8,192 bytes")
 
 
+def test_a_newer_timeline_is_given_up_by_its_operator_alone() -> None:
+    """The primary that answers may be an old one that came back."""
+    promoted = TimelineHistory(3, (*ON_TWO.switches, Switch(2, Lsn(110 * MB))))
+    found = directory("shut down", 120 * MB, 3, history=promoted)
+    with pytest.raises(PreconditionError, match="timeline 3 is newer") as raised:
+        plan(found, primary())
+    assert "--from rewind" in raised.value.hint
+    made = plan(found, primary(), source=Source.REWIND)
+    assert made.way is Way.REWIND and made.tail is not None
+    assert (made.tail.start, made.tail.nbytes) == (Lsn(110 * MB), 10 * MB)
+    good = directory("shut down in recovery", 90 * MB)
+    standby = node("standby", timeline=3, recovery=True)
+    for running in (good, replace(good, running=True)):
+        with pytest.raises(PreconditionError, match="timeline 3 is newer"):
+            plan(running, primary(), states=[standby, node("new")], streams=running.running)
+    assert plan(good, primary(), states=[node("else", timeline=3, system=8), node("new")]).way is Way.START
+
+
+@pytest.mark.parametrize(
+    ("own", "parted"),
+    [
+        ((Switch(1, Lsn(90 * MB)),), Lsn(90 * MB)),
+        ((Switch(1, BRANCH), Switch(2, Lsn(110 * MB))), Lsn(110 * MB)),
+        ((Switch(1, BRANCH + 8), Switch(2, Lsn(110 * MB))), BRANCH),
+        ((Switch(7, Lsn(90 * MB)),), None),
+    ],
+)
+def test_where_a_timeline_of_its_own_left_the_way(own: tuple[Switch, ...], parted: Lsn | None) -> None:
+    found = directory("shut down", 120 * MB, 8, history=TimelineHistory(8, own))
+    tail = plan(found, primary(), source=Source.REWIND).tail
+    assert (tail and tail.start) == parted
+
+
+def test_what_was_made_ready_may_be_of_no_use_any_more() -> None:
+    for late in (
+        directory("in production", 130 * MB, stage=Stage.READY),
+        directory("in archive recovery", 50 * MB, stage=Stage.READY),
+    ):
+        assert plan(late, primary(), stored(NEW_BACKUP)).way is Way.RESTORE
+        with pytest.raises(PreconditionError, match="has to be restored"):
+            plan(late, primary())
+
+
+def test_a_restore_keeps_to_the_primarys_way() -> None:
+    """Its timeline may not be in the repository yet, that of a cluster that was restored elsewhere may."""
+    lost = Directory(Path("/data"))
+    old = StoredBackup("old-backup", 1, Lsn(90 * MB))
+    for timelines, kept in (({1, 2, 5}, 2), ({1, 5}, 1)):
+        have = Stored((old,), Coverage.of(()), frozenset(timelines))
+        assert plan(lost, primary(), have).timeline == kept
+
+
 def test_what_is_refused() -> None:
     good = directory("shut down in recovery", 90 * MB)
     with pytest.raises(PreconditionError, match="another cluster"):
         plan(replace(good, control=control("shut down", 1, system_identifier=8)), primary())
+    half = Directory(Path("/data"), stage=Stage.RESTORING, marked=8)
+    with pytest.raises(PreconditionError, match="another cluster"):
+        plan(half, primary(), stored(NEW_BACKUP))
+    assert plan(replace(half, marked=7), primary(), stored(NEW_BACKUP)).way is Way.RESTORE
     with pytest.raises(PreconditionError, match="tablespaces"):
         plan(replace(good, tablespaces=1), primary())
     with pytest.raises(PreconditionError, match="tablespaces"):

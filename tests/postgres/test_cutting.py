@@ -12,8 +12,8 @@ import psycopg
 import pytest
 
 from pgproof.errors import TransientError
-from pgproof.postgres.connection import connect_async
-from pgproof.postgres.cutting import answer_within, cut
+from pgproof.postgres.connection import connect, connect_async
+from pgproof.postgres.cutting import answer_within, cut, cut_after
 from tests.support.postgres import ClusterFactory
 
 
@@ -55,3 +55,16 @@ def test_whoever_waits_gets_an_error_at_once_and_a_closed_connection_is_no_matte
         cut(connection)
 
     asyncio.run(asyncio.wait_for(wait(), 60))
+
+
+def test_a_thread_that_waits_gets_an_error_too(cluster_factory: ClusterFactory) -> None:
+    with connect(cluster_factory(18).config()) as connection:
+        with cut_after(60, connection):
+            connection.execute("SELECT 1")
+        backend = connection.info.backend_pid
+        os.kill(backend, signal.SIGSTOP)
+        try:
+            with pytest.raises(psycopg.OperationalError), cut_after(0.3, connection):
+                connection.execute("SELECT 1")
+        finally:
+            os.kill(backend, signal.SIGCONT)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +23,8 @@ from pgproof.actions.wal_single import push_one
 from pgproof.errors import ConflictError, PreconditionError
 from pgproof.model.config import BackupConfig, BackupType, PostgresConfig
 from pgproof.model.job import Job
-from pgproof.model.rebuild_plan import Source, Way
+from pgproof.model.rebuild_evidence import Source
+from pgproof.model.rebuild_plan import RebuildPlan, Way
 from pgproof.model.rebuild_report import RebuildReport, RebuildRequest
 from pgproof.model.replication_config import ReplicaInfo, ReplicationConfig
 from pgproof.model.wal_commands import restore_command_by_client
@@ -208,6 +211,58 @@ def test_an_old_primary_is_rewound(made: Callable[..., Replicated], major: int) 
     assert rebuild(world, "primary").way is Way.NOTHING
 
 
+def test_after_a_switchover_the_former_primary_is_started(made: Callable[..., Replicated]) -> None:
+    world = made(18)
+    former, new = world.primary, world.replicas["replica1"]
+    former.stop()
+    promote(new)
+    new.psql("INSERT INTO t SELECT g, 'kept' FROM generate_series(70001, 70100) g")
+    report = rebuild(world, "primary")
+    assert (report.way, report.primary, report.timeline, report.tail) == (Way.START, "replica1", 2, None)
+    require_follows(former, new)
+
+
+def test_a_rewind_that_must_not_begin(made: Callable[..., Replicated]) -> None:
+    """The role may not read the primary's files; or the server is started again once it was stopped."""
+    world = made(18, settings={"wal_keep_size": "512MB"})
+    old, new = world.primary, world.replicas["replica1"]
+    old.psql("CREATE ROLE weak LOGIN REPLICATION PASSWORD 'weak' IN ROLE pg_monitor")
+    world.wait_for_replay()
+    fail_over(world)
+    weak = ReplicationConfig(
+        (ReplicaInfo("replica1", str(new.socket_dir), new.port, username="weak", password="weak"),)
+    )
+    before = contents(old.data_dir)
+    for source in (None, Source.REWIND):
+        request = RebuildRequest("primary", old.data_dir, source)
+        with pytest.raises(PreconditionError) as raised:
+            asyncio.run(ReplicaManager(world.postgres, weak).rebuild(request))
+        grant = 'GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text) TO "weak"'
+        assert grant in raised.value.hint.replace("TO weak", 'TO "weak"')
+    assert contents(old.data_dir) == before
+    assert old.psql("SELECT count(*) FROM elsewhere") == "3000", "it still runs"
+    told: list[bool] = []
+
+    def started_again(plan: RebuildPlan) -> None:
+        told.append(plan.stops)
+        if not plan.stops:
+            subprocess.run(["/bin/sh", "-c", start_command(old)], check=True, capture_output=True)
+            machine.wait_until(lambda: (old.data_dir / "postmaster.pid").exists(), "the server")
+
+    manager = ReplicaManager(world.postgres, world.config())
+    with pytest.raises(ConflictError, match="a server was started in the directory meanwhile"):
+        asyncio.run(manager.rebuild(RebuildRequest("primary", old.data_dir), planned=started_again))
+    assert told == [True, False]
+    machine.wait_until(lambda: answers(old), "the server that was started")
+    assert not old.data_dir.with_name("data.pgproof-rebuild").exists()
+
+
+def answers(cluster: Cluster) -> bool:
+    with contextlib.suppress(RuntimeError):  # it recovers from the crash first
+        return cluster.psql("SELECT count(*) FROM elsewhere") == "3000"
+    return False
+
+
 def test_the_repository_has_the_wal_that_a_rewind_needs(
     made: Callable[..., Replicated], work_dir: Path
 ) -> None:
@@ -363,6 +418,14 @@ def test_one_that_cannot_be_rewound_comes_from_the_repository(
     archive(old, config)  # with what the new primary never had
     archive(new, config)
     old.stop()
+    kept = old.data_dir.with_name("wal")
+    (old.data_dir / "pg_wal").rename(kept)
+    (old.data_dir / "pg_wal").symlink_to(kept)
+    refused = by_command(world, "primary", config)
+    assert refused.returncode == 3 and "symbolic link" in refused.stdout, refused.stdout + refused.stderr
+    assert (old.data_dir / "postgresql.conf").exists(), "nothing was moved out"
+    (old.data_dir / "pg_wal").unlink()
+    kept.rename(old.data_dir / "pg_wal")
     for point in ("rebuild.parked", "rebuild.restoring", "delta.removed@3", "restore.write@5"):
         killed = by_command(world, "primary", config, failpoints=f"{point}=kill")
         assert killed.returncode == -signal.SIGKILL, point + killed.stdout + killed.stderr
@@ -370,6 +433,9 @@ def test_one_that_cannot_be_rewound_comes_from_the_repository(
     for point in ("rebuild.ready", "rebuild.unparked@2", "rebuild.configured"):
         killed = by_command(world, "primary", config, failpoints=f"{point}=kill")
         assert killed.returncode == -signal.SIGKILL, point + killed.stdout + killed.stderr
+    # All of its own was back already, and has to be moved out once more.
+    killed = by_command(world, "primary", config, "--from", "repository", failpoints="rebuild.ready=kill")
+    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
     report = done(by_command(world, "primary", config))
     assert report["way"] == "start"
     require_follows(old, new)
@@ -446,8 +512,8 @@ def lose_wal(world: Replicated, config: BackupConfig | None) -> None:
 def test_what_must_not_be_overwritten(
     made: Callable[..., Replicated], cluster_factory: ClusterFactory, work_dir: Path
 ) -> None:
-    world = made(18)
-    primary, replica = world.primary, world.replicas["replica1"]
+    world = made(18, replicas=2)
+    primary, replica, other = world.primary, world.replicas["replica1"], world.replicas["replica2"]
 
     def refused(node: str, data_dir: Path, match: str, **options: Any) -> None:
         request = RebuildRequest(node, data_dir, **options)
@@ -460,24 +526,36 @@ def test_what_must_not_be_overwritten(
     for source in (None, Source.REWIND, Source.REPOSITORY):
         refused("replica1", primary.data_dir, "directory of the primary itself", source=source)
         refused("primary", primary.data_dir, "this node is the primary itself", source=source)
+        refused("replica1", other.data_dir, "is not this node", source=source)
+    stranger = cluster_factory(18)
     assert primary.psql("SELECT count(*) FROM t") == "5000"
     replica.stop()
+    refused("replica1", other.data_dir, "is not this node")
+    refused("replica1", replica.data_dir, "follow another server", primary_conninfo=conninfo(stranger))
+    refused("replica1", replica.data_dir, "follow another server", primary_conninfo=conninfo(other))
     primary.stop()
     refused("replica1", replica.data_dir, "no primary of this cluster answers")
     refused("primary", primary.data_dir, "no primary of this cluster answers")
     primary.start()
     with alone_in(replica.data_dir.parent):
         refused("replica1", replica.data_dir, "another rebuild works here")
-    stranger = cluster_factory(18)
     stranger.stop()
     refused("replica1", stranger.data_dir, "no primary of this cluster answers")
+    (work_dir / "half").mkdir()
+    (work_dir / "half" / "pgproof-delta-restore").write_text("123456789\n")
+    refused("replica1", work_dir / "half", "no primary of this cluster answers")
+    aside = replica.data_dir.with_name("data.pgproof-rebuild")
+    (aside / "data").mkdir(parents=True)
+    with pytest.raises(PreconditionError, match="others that an earlier rebuild had moved aside"):
+        rebuild(world, "replica1")
+    shutil.rmtree(aside)
     (work_dir / "full").mkdir()
     (work_dir / "full" / "thesis.txt").write_text("mine")
     refused("replica1", work_dir / "full", "does not say whose cluster")
     with primary.connect() as connection:
         replica.start()
         machine.wait_until(
-            lambda: primary.psql("SELECT active FROM pg_replication_slots") == "t", "the replica's slot"
+            lambda: primary.psql("SELECT bool_and(active) FROM pg_replication_slots") == "t", "the slots"
         )
         refused("replica1", work_dir / "empty", "it has its files elsewhere")
         connection.execute("SELECT 1")
