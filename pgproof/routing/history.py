@@ -6,14 +6,13 @@ REPLICATION may not read it; then those are not known, and the primary answers.
 
 from __future__ import annotations
 
-import asyncio
 from time import monotonic
 
 import psycopg
 
-from pgproof.errors import DataError, TransientError
+from pgproof.errors import DataError, EngineError, PreconditionError
 from pgproof.model.timelines import TimelineHistory
-from pgproof.postgres.connection import conninfo
+from pgproof.postgres.connection import connect_within
 from pgproof.postgres.cutting import answer_within
 from pgproof.routing.cluster import Cluster
 from pgproof.routing.node import Node
@@ -32,10 +31,7 @@ async def learn_history(cluster: Cluster, node: Node) -> None:
     # A physical walsender belongs to no database (see connect_replication).
     settings = {**overrides(node.config), "replication": "true", "dbname": "replication"}
     try:
-        async with asyncio.timeout(seconds):
-            connection = await psycopg.AsyncConnection.connect(
-                conninfo(node.config, settings), autocommit=True
-            )
+        connection = await connect_within(seconds, node.config, **settings)
         try:
             # The floor is a number of ours, and the protocol knows no parameters.
             asked = connection.execute(f"TIMELINE_HISTORY {memory.floor:d}".encode())
@@ -45,8 +41,10 @@ async def learn_history(cluster: Cluster, node: Node) -> None:
         assert row is not None
         content = row[1].encode() if isinstance(row[1], str) else bytes(row[1])
         history = TimelineHistory.parse(memory.floor, content)
-    except (psycopg.Error, TimeoutError, DataError, TransientError):
-        cluster.history_after = (memory.floor, monotonic() + _AGAIN_SECONDS)
+    except (psycopg.Error, EngineError) as error:
+        refused = isinstance(error, (PreconditionError, DataError)) or getattr(error, "sqlstate", None)
+        pause = _AGAIN_SECONDS if refused else cluster.options.check_interval
+        cluster.history_after = (memory.floor, monotonic() + pause)
         await cluster.remember(cluster.memory)
     else:
         await cluster.remember(cluster.memory.read(history))

@@ -58,6 +58,7 @@ class Node:
         self.failed_in_row = 0
         # What a read was seen to find here since the last check: timeline and position.
         self.seen_reached: tuple[int, Lsn] = (0, Lsn(0))
+        self.waiting = 0  # reads that wait here for a token
         self.wake = asyncio.Event()
         self.address: tuple[str, int] | None = None
         self._options = options

@@ -138,7 +138,17 @@ async def _pick_for(cluster: Cluster, token: Token) -> Node:
 
 async def _see(cluster: Cluster, node: Node, connection: RoutedConnection, token: Token) -> None:
     primary = node.id == cluster.routing.primary
-    if not await wait_for(cluster, node, connection, token, 0.0 if primary else cluster.options.token_wait):
+    # Who waits holds a connection, and half of them stay free for reads that need not wait.
+    if not primary and cluster.rules.primary_reads and node.waiting >= max(1, cluster.options.read_max // 2):
+        raise _NotThere
+    node.waiting += 1
+    try:
+        seen = await wait_for(
+            cluster, node, connection, token, 0.0 if primary else cluster.options.token_wait
+        )
+    finally:
+        node.waiting -= 1
+    if not seen:
         raise _NotThere
 
 

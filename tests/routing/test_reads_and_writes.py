@@ -240,6 +240,21 @@ def test_paused_replay_is_read_past_its_limits_by_nobody_and_tokens_go_to_the_pr
                 assert await alone.fetch_val_read("SELECT count(*) FROM t") == 0
                 assert await alone.fetch_val_read("SELECT count(*) FROM t", token=done.token) == 501
                 assert alone.status().node("primary").counts.reads == 1
+            # Whoever waits there leaves half of its connections to those who need not.
+            patient = replace(options, token_wait=60.0, pool_wait=60.0, read_max=4)
+            alone = ReadReplicaRouter(servers.tcp(), ReplicationConfig(max_lag_bytes=1 << 30), patient)
+            alone.add_replica(servers.info("replica1"))
+            async with alone:
+                waiting = [
+                    asyncio.ensure_future(alone.fetch_val_read("SELECT count(*) FROM t", token=done.token))
+                    for _ in range(10)
+                ]
+                await until(lambda: sum(each.done() for each in waiting) == 8, "the primary's answers")
+                assert await alone.fetch_val_read("SELECT count(*) FROM t") == 0
+                assert sum(each.done() for each in waiting) == 8
+                for each in waiting:
+                    each.cancel()
+                await asyncio.gather(*waiting, return_exceptions=True)
             strict = replace(options, primary_reads=False)
             alone = ReadReplicaRouter(servers.tcp(), ReplicationConfig(max_lag_bytes=1 << 30), strict)
             alone.add_replica(servers.info("replica1"))
