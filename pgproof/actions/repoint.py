@@ -214,7 +214,8 @@ def _wait_for_streams(
                     node,
                     Outcome.NOT_STREAMING,
                     why.splitlines()[0],
-                    f"see its log; if it lacks WAL: pgproof replicas rebuild {node}",
+                    "see its log: it may lack a password (~/.pgpass) or a line in pg_hba.conf of the new primary; "
+                    f"if it lacks WAL: pgproof replicas rebuild {node}",
                 )
         if waiting:
             time.sleep(_PAUSE)

@@ -61,10 +61,9 @@ def promote(args: argparse.Namespace, screen: Screen) -> int:
     request = FailoverRequest(args.node, unfenced=args.unfenced, accept_loss=args.accept_loss)
     plan = wait_for(manager.plan_failover(request))
     _show_plan(plan, screen)
-    if args.plan:
+    if args.plan or not plan.allowed:
         screen.document(plan.to_json())
         return Exit.OK if plan.allowed else Exit.PRECONDITION
-    plan.require()
     screen.confirm(f"Promote {plan.node}?" if plan.kind != "finish" else f"Lead the others to {plan.node}?")
     with progress_bar(screen) as progress:
         report = wait_for(

@@ -152,5 +152,6 @@ def rank(verdict: Verdict, replication: ReplicationConfig) -> tuple[int, Lsn, bo
 
 
 def _words(error: EngineError) -> str:
-    reason = str(error.context.get("reason", ""))
+    # Of libpq's sentence the end tells: where it tried is in the plan, and what it asks back is our question.
+    reason = str(error.context.get("reason", "")).rpartition(" failed: ")[2].partition(" Is the server")[0]
     return f"{error.message} ({reason})" if reason else error.message
