@@ -17,16 +17,43 @@ from pathlib import Path
 import httpx
 
 from campaigns.campaign import Campaign
+from campaigns.schedules import verify_backups
 from campaigns.schedules_world import World
 from pgproof.cli.exits import Exit
 from tests.support import machine
+from tests.support.moved_clock import MovedClock
 
 SHIFTS = (timedelta(hours=1), timedelta(hours=-1), timedelta(days=2), timedelta(days=-2))
 INTERVAL = timedelta(minutes=30)
+_ROUNDS = 16
 _VICTIMS = ("server", "runner", "run", "service")
 # A backup is late when it has not come for so long by the real clock; the check is asked for the same.
 _LATE_SECONDS = 240
 _COMMAND = {"server": "prefect --no-prompt server start", "runner": "deployments.serve"}
+
+
+def run(campaign: Campaign) -> None:
+    rounds = campaign.times(_ROUNDS, least=2)
+    kill_and_move(campaign, rounds)
+    kills = sum(number for what, number in campaign.counts.items() if what.endswith(" killed"))
+    assert kills >= rounds, campaign.counts
+    campaign.require("the clock jumped forward", _ROUNDS, 2)
+    campaign.require("the clock jumped back", _ROUNDS, 2)
+    campaign.require("a second writer was refused", _ROUNDS // 2)
+    campaign.require("the check fired", _ROUNDS // 4)
+
+
+def kill_and_move(campaign: Campaign, rounds: int) -> None:
+    """What was committed in between is whole in the end."""
+    every = ["--full", "never", "--incremental", "30m", "--no-wal"]
+    with World(MovedClock.by(timedelta(0)), {}, every, one_clock=False) as world:
+        world.must("init")
+        world.must("create", "--type", "full")
+        world.start_service()
+        attack = Attack(campaign, world)
+        for victim, shift in victims(campaign, rounds):
+            attack.round(victim, shift)
+        verify_backups(campaign, world, world.backups())
 
 
 class Attack:
