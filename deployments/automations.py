@@ -53,6 +53,7 @@ FAILURES = (
     "DrillFailed",
     "FleetFailed",
     "NobodyTold",
+    "NotAsPlanned",
 )
 
 

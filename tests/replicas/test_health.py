@@ -216,6 +216,8 @@ def test_the_program_tells_by_its_exit_status_and_watches_until_it_is_stopped(
             env=environment,
             stdout=subprocess.PIPE,
             text=True,
+            # Tests that run in the background of a shell have inherited that it is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         ) as process:
             assert process.stdout is not None
             while "node-down" not in process.stdout.readline():
