@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -24,7 +24,8 @@ from tests.support import machine
 from tests.support.moved_clock import MovedClock
 
 SHIFTS = (timedelta(hours=1), timedelta(hours=-1), timedelta(days=2), timedelta(days=-2))
-INTERVAL = timedelta(minutes=30)
+# Two jumps of the clock, and some intervals of half an hour.
+_AHEAD = timedelta(days=5)
 _ROUNDS = 16
 _VICTIMS = ("server", "runner", "run", "service")
 # A backup is late when it has not come for so long by the real clock; the check is asked for the same.
@@ -63,6 +64,7 @@ class Attack:
         self._campaign = campaign
         self._world = world
         self._moved = timedelta(0)
+        self._next = world.clock.now()
         self._committed = {each.backup_id for each in world.backups()}
 
     def round(self, victim: str, shift: timedelta) -> None:
@@ -108,20 +110,25 @@ class Attack:
         self._campaign.count("started again by hand")
 
     def _scheduled(self) -> bool:
-        """Whether Prefect has made the run of the next due time; it may just be starting."""
+        """Whether Prefect has made the next run; it may just be starting. After the clock was set back the next due times may
+        have had their runs already: none is made twice."""
         time.sleep(0.5)
         now = self._world.clock.now()
         try:
-            runs = self._world.runs(now, now + INTERVAL)
+            runs = self._world.runs(now, now + _AHEAD)
         except httpx.HTTPError:
             return False
-        return any(run["parameters"].get("type") == "incremental" for run in runs)
+        due = [
+            datetime.fromisoformat(run["expected_start_time"])
+            for run in runs
+            if run["parameters"].get("type") == "incremental" and run["state_type"] == "SCHEDULED"
+        ]
+        self._next = min(due, default=self._next)
+        return bool(due)
 
     def _due(self) -> None:
-        """Let the service's clock go to the next time that a backup is due."""
-        now = self._world.clock.time()
-        span = INTERVAL.total_seconds()
-        self._moved += timedelta(seconds=span - now % span)
+        """Let the service's clock go to the time at which the next run is due."""
+        self._moved += max(timedelta(0), self._next - self._world.clock.now())
         self._world.clock.move_by(self._moved)
 
     def _new_backup(self) -> bool:
