@@ -285,8 +285,10 @@ class _Failover:
         return self._with_branch(plan, state)
 
     def _with_branch(self, plan: FailoverPlan, state: NodeState) -> NodeState:
-        """A promoted server that was restarted has forgotten where its timeline begins, its history file has not."""
-        if state.branched_at is not None or state.timeline == 1:
+        """A server that was promoted earlier may have been restarted, and forgotten where its timeline begins, or have crashed,
+        and name where that ended. Its history file knows."""
+        just_now = plan.kind is not Kind.FINISH and state.branched_at is not None
+        if just_now or state.timeline == 1:
             return state
         try:
             rows = ask(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pgproof.actions.rebuild_clock import Clock
 from pgproof.actions.rebuild_survey import Survey
@@ -17,26 +18,18 @@ def rebuild_by_restore(survey: Survey, job: Job, clock: Clock) -> tuple[str, ...
     """Returns what the restore has to say."""
     place = survey.place
     assert survey.repository is not None and survey.plan.backup_id is not None
-    owner = survey.user.name if survey.user else None
 
-    def request() -> RecoveryRequest:
-        return RecoveryRequest(
+    def arguments() -> Any:
+        request = RecoveryRequest(
             timeline=survey.plan.timeline, standby=survey.standby, delta=_has_something(place.data_dir)
         )
+        owner = survey.user.name if survey.user else None
+        return {"tablespaces": {}, "recover": False, "owner": owner, "request": request, "job": job}
 
     if place.stage is not Stage.RESTORING:
         if not place.aside.is_dir():
             # What the restore itself would refuse is refused while the old files are whole.
-            plan_cluster_restore(
-                survey.repository,
-                survey.plan.backup_id,
-                place.data_dir,
-                tablespaces={},
-                recover=False,
-                owner=owner,
-                request=request(),
-                job=job,
-            )
+            plan_cluster_restore(survey.repository, survey.plan.backup_id, place.data_dir, **arguments())
         place.make()
         place.park_own()
         if place.aside.is_dir():
@@ -45,16 +38,7 @@ def rebuild_by_restore(survey: Survey, job: Job, clock: Clock) -> tuple[str, ...
     if _has_something(place.data_dir) and not (place.data_dir / "global" / "pg_control").exists():
         mark(place.data_dir, survey.primary.state.system_identifier, survey.user)
     with clock.step("restore"):
-        restored = restore_cluster(
-            survey.repository,
-            survey.plan.backup_id,
-            place.data_dir,
-            tablespaces={},
-            recover=False,
-            owner=owner,
-            request=request(),
-            job=job,
-        )
+        restored = restore_cluster(survey.repository, survey.plan.backup_id, place.data_dir, **arguments())
     place.reach(Stage.READY)
     return restored.notes
 
