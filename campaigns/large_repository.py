@@ -53,7 +53,7 @@ def measure(backups: int) -> dict[str, float]:
     found["listing, s"] = _since(begun)
     begun = time.monotonic()
     seen = look_at([repository], 7, Job(), clock=lambda: bucket.now)
-    prepared = decide(seen, policy_of(), "main")
+    prepared = decide(seen, policy_of(), "main", Job())
     found["planning, s"] = _since(begun)
     begun = time.monotonic()
     report = carry_out(prepared, Job(), begun)

@@ -16,6 +16,7 @@ from pgproof.model.filemap import DIRECTORY, FileEntry
 from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn, WalSegment
 from pgproof.model.manifest import Manifest
+from pgproof.repository import intake
 from pgproof.repository import writer as pack_writer
 from pgproof.repository.frame_stream import batches, read_batch
 from pgproof.repository.intake import FileIntake
@@ -46,6 +47,17 @@ def small_packs(size: int = 64 << 10) -> Iterator[None]:
         yield
     finally:
         pack_writer.PACK_SIZE = before
+
+
+@contextmanager
+def small_frames(size: int) -> Iterator[None]:
+    """Frames of few pages, so that a small pack has several, and some of them are of use no longer."""
+    before = intake.FRAME_SIZE, pack_writer.FRAME_SIZE
+    intake.FRAME_SIZE = pack_writer.FRAME_SIZE = size
+    try:
+        yield
+    finally:
+        intake.FRAME_SIZE, pack_writer.FRAME_SIZE = before
 
 
 @dataclass

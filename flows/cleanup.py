@@ -23,16 +23,18 @@ def _run_name() -> str:
 
 
 @engine_task("plan-cleanup")
-def plan_cleanup(repository: str) -> CleanupPlan:
+def plan_cleanup(repository: str, compact: bool) -> CleanupPlan:
     manager = backup_manager("", repository)
-    return run_engine(lambda progress: manager.plan_cleanup(progress=progress)).plan
+    return run_engine(lambda progress: manager.plan_cleanup(compact=compact, progress=progress)).plan
 
 
 @engine_task("remove")
-def remove(repository: str, approved: bool) -> CleanupReport:
+def remove(repository: str, approved: bool, compact: bool) -> CleanupReport:
     """By a plan of its own: a repetition must not go by what was seen before a broken attempt."""
     manager = backup_manager("", repository)
-    return run_engine(lambda progress: manager.cleanup(approved=approved, progress=progress), hours=13)
+    return run_engine(
+        lambda progress: manager.cleanup(approved=approved, compact=compact, progress=progress), hours=13
+    )
 
 
 @flow(
@@ -45,6 +47,7 @@ def cleanup(
     repository: str = "main",
     plan_only: bool = False,
     approved: bool = False,
+    compact: bool = False,
     max_lateness_hours: float = 24,
 ) -> dict[str, Any] | State[Any]:
     """Remove old backups as the repository block says, and what nobody needs any more.
@@ -53,6 +56,7 @@ def cleanup(
         repository: Name of the Backup Repository block; empty for the worker's BACKUP_* environment.
         plan_only: Only publish the plan.
         approved: Go on although more than half of what the backups have stored would be removed.
+        compact: Also rewrite packs of which less than half is needed; a cleanup two days later frees the space.
         max_lateness_hours: Skip a scheduled run that starts later than this; 0 never skips for age.
 
     Returns:
@@ -60,7 +64,7 @@ def cleanup(
     """
     if reason := reason_to_skip(max_lateness_hours):
         return Completed(name="Skipped", message=f"nothing was removed: {reason}")
-    plan = plan_cleanup(repository)
+    plan = plan_cleanup(repository, compact)
     publish_report(
         "cleanup-plan", plan.cluster, plan_report(plan), f"{len(plan.retention.removed)} to remove"
     )
@@ -72,7 +76,7 @@ def cleanup(
             message="more than half of what the backups have stored would be removed; if the plan is right, "
             "run this again with approved=true",
         )
-    report = remove(repository, approved)
+    report = remove(repository, approved, compact)
     publish_report("cleanup", plan.cluster, cleanup_report(report), cleanup_message(report))
     publish_catalog(repository)
     if not report.ok:

@@ -226,20 +226,27 @@ class BackupManager:
 
         return await in_thread(lambda _job: overview(self.config))
 
-    async def plan_cleanup(self, *, progress: ProgressCallback = no_progress) -> PreparedCleanup:
-        """Which backups would be removed and why, and what that would free; nothing is changed."""
+    async def plan_cleanup(
+        self, *, compact: bool = False, progress: ProgressCallback = no_progress
+    ) -> PreparedCleanup:
+        """Which backups would be removed and why, and what that would free; nothing is changed.
+
+        With `compact` packs of which less than half is needed are to be rewritten as well (docs/decisions/0019-compaction.md).
+        """
         from pgproof.actions.cleanup import prepare_cleanup
 
-        return await in_thread(lambda job: prepare_cleanup(self.config, job), progress)
+        return await in_thread(lambda job: prepare_cleanup(self.config, job, compacts=compact), progress)
 
     async def cleanup(
         self,
         prepared: PreparedCleanup | None = None,
         *,
         approved: bool = False,
+        compact: bool = False,
         progress: ProgressCallback = no_progress,
     ) -> CleanupReport:
-        """Remove the backups that no rule keeps, and what nobody names any more; by default by a plan made now.
+        """Remove the backups that no rule keeps, and what nobody names any more; by default by a plan made now, for which
+        `compact` counts as for `plan_cleanup`.
 
         A plan that takes more than half of what the backups have stored raises PreconditionError unless `approved`.
         """
@@ -247,7 +254,7 @@ class BackupManager:
 
         return await self.run_recorded(
             "cleanup",
-            lambda job: cleanup(self.config, prepared, approved, job),
+            lambda job: cleanup(self.config, prepared, approved, job, compacts=compact),
             lambda report: f"removed {', '.join(report.removed) or 'no backup'}",
             apart=True,
             progress=progress,

@@ -38,7 +38,13 @@ def plan_report(plan: CleanupPlan) -> str:
             ],
         ),
     ]
-    told = [f"{run} was broken off: what it stored is removed" for run in plan.dead_runs]
+    told = []
+    if plan.compaction is not None:
+        told.append(
+            f"{plan.compaction.packs} packs of which little is needed are rewritten: {human_size(plan.compaction.size_bytes)} as "
+            f"{human_size(plan.compaction.live_bytes)}"
+        )
+    told += [f"{run} was broken off: what it stored is removed" for run in plan.dead_runs]
     told += [f"{run} is at work or was broken off lately: left alone" for run in plan.running]
     parts += [f"- {inline(each)}" for each in (*told, *plan.notes)]
     return "\n\n".join(parts) + "\n"
@@ -70,6 +76,12 @@ def cleanup_report(report: CleanupReport) -> str:
     told = [
         f"{each} was not removed: it got a pin, or the store does not let it go" for each in report.spared
     ]
+    if (done := report.compaction) is not None:
+        told.append(
+            f"{done.packs} packs were rewritten, {human_size(done.size_bytes)} as {human_size(done.stored_bytes)}; the old "
+            f"ones go with a cleanup after {human_time(done.frees_at)}"
+        )
+        told += [f"not rewritten: {each}" for each in done.failed[:20]]
     told += [f"not deleted: {each}" for copy in report.copies for each in copy.refused[:20]]
     parts += [f"- {inline(each)}" for each in (*told, *report.plan.notes)]
     return "\n\n".join(parts) + "\n"
@@ -78,6 +90,8 @@ def cleanup_report(report: CleanupReport) -> str:
 def cleanup_message(report: CleanupReport) -> str:
     refused = sum(len(copy.refused) for copy in report.copies)
     told = f"; {refused} objects could not be deleted" if refused else ""
+    if report.compaction is not None and report.compaction.failed:
+        told += f"; {len(report.compaction.failed)} packs could not be rewritten"
     return (
         f"{len(report.removed)} backups removed, {len(report.plan.retention.kept)} kept, "
         f"{human_size(report.freed_bytes)} freed{told}"

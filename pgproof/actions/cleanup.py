@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pgproof.actions.cleanup_survey import CleanupSurvey, look
+from pgproof.actions.compact import Compaction, compact, plan_compaction
 from pgproof.errors import PreconditionError
 from pgproof.failpoints import failpoint
 from pgproof.model.cleanup_report import CleanupPlan, CleanupReport, CopyPlan, CopyReport
@@ -42,21 +43,25 @@ class PreparedCleanup:
     needed: Needed
     dead: dict[str, StoredRun]
     garbage: tuple[Garbage, ...]
+    compaction: Compaction
 
 
-def prepare_cleanup(config: BackupConfig, job: Job) -> PreparedCleanup:
-    """Look at the repository, and its mirror if there is one, and decide. Nothing is changed.
+def prepare_cleanup(config: BackupConfig, job: Job, *, compacts: bool = False) -> PreparedCleanup:
+    """Look at the repository, and its mirror if there is one, and decide. Nothing is changed. With `compacts` packs of
+    which less than half is needed will be rewritten.
 
     Raises PreconditionError where clocks differ too much, DataError for a store whose lists have holes, and the errors of
     a repository that cannot be read.
     """
     seen = look(config, job)
     job.report("deciding")
-    return decide(seen, config.retention, config.cluster)
+    return decide(seen, config.retention, config.cluster, job, compacts=compacts)
 
 
-def decide(seen: CleanupSurvey, policy: RetentionPolicy, cluster: str) -> PreparedCleanup:
-    """Which backups go, and what then may go with them."""
+def decide(
+    seen: CleanupSurvey, policy: RetentionPolicy, cluster: str, job: Job, *, compacts: bool = False
+) -> PreparedCleanup:
+    """Which backups go, and what then may go with them. Reads no more, unless packs were rewritten or will be."""
     plan = plan_retention(seen.candidates(), policy, seen.now, seen.window_bases)
     # What is copied to a mirror and is not in the first copy any more will never be whole there.
     dead = {
@@ -68,11 +73,13 @@ def decide(seen: CleanupSurvey, policy: RetentionPolicy, cluster: str) -> Prepar
     still_needed = _needed(seen, plan, dead)
     withdrawn = frozenset(plan.removed)
     committed = {*seen.backups, *seen.unreadable}
+    compaction = plan_compaction(seen, frozenset(plan.kept), still_needed, job, asked=compacts)
+    oldest = seen.oldest_end(plan.kept)
     garbage = tuple(
-        find_garbage(copy, still_needed, withdrawn, dead, committed, seen.oldest_end(plan.kept), lock)
-        for copy, lock in zip(seen.copies, seen.locks, strict=True)
+        find_garbage(copy, still_needed, withdrawn, dead, committed, oldest, lock, replaced)
+        for copy, lock, replaced in zip(seen.copies, seen.locks, compaction.replaced, strict=True)
     )
-    notes = list(seen.notes)
+    notes = [*seen.notes, *compaction.notes]
     notes += [f"{backup_id} cannot be read: {why}" for backup_id, why in sorted(seen.unreadable.items())]
     if seen.unreadable:
         notes.append(
@@ -91,24 +98,31 @@ def decide(seen: CleanupSurvey, policy: RetentionPolicy, cluster: str) -> Prepar
             dead_runs=tuple(sorted(dead)),
             running=tuple(sorted(seen.running - dead.keys())),
             notes=tuple(notes),
+            compaction=compaction.plan,
         ),
         seen,
         still_needed,
         dead,
         garbage,
+        compaction,
     )
 
 
 def cleanup(
-    config: BackupConfig, prepared: PreparedCleanup | None, approved: bool, job: Job
+    config: BackupConfig,
+    prepared: PreparedCleanup | None,
+    approved: bool,
+    job: Job,
+    *,
+    compacts: bool = False,
 ) -> CleanupReport:
-    """Carry out a plan, by default one that is made now.
+    """Carry out a plan, by default one that is made now, for which `compacts` counts.
 
     Raises PreconditionError if it takes more than half of what the backups have stored and is not `approved`, ConflictError if
     another cleanup runs. Killed at any point, it leaves whole backups and some garbage.
     """
     begun = time.monotonic()
-    prepared = prepared or prepare_cleanup(config, job)
+    prepared = prepared or prepare_cleanup(config, job, compacts=compacts)
     if prepared.plan.large and not approved:
         raise PreconditionError(
             "this would remove more than half of what the backups have stored",
@@ -142,12 +156,14 @@ def carry_out(prepared: PreparedCleanup, job: Job, begun: float) -> CleanupRepor
             collector.collect(copy, garbage)
             for copy, garbage in zip(seen.copies, prepared.garbage, strict=True)
         ]
+        rewritten = compact(seen, prepared.compaction, job)
         report = CleanupReport(
             plan=prepared.plan,
             copies=tuple(_copy_report(each) for each in collected),
             seconds=time.monotonic() - begun,
             spared=tuple(sorted({each for done in collected for each in done.spared})),
             by=f"{whoami()}, pid {os.getpid()}",
+            compaction=rewritten,
         )
         for copy in seen.copies:
             _record(copy, report, seen.clock())
@@ -171,6 +187,7 @@ def _needed(seen: CleanupSurvey, plan: RetentionPlan, dead: dict[str, StoredRun]
 
 def _copy_plan(copy: Survey, garbage: Garbage, withdrawn: frozenset[str]) -> CopyPlan:
     packs = sum(info.size for packs in copy.packs.values() for info in packs.values())
+    packs += sum(info.size for _owner, _number, info in copy.older)
     maps = sum(info.size for info in copy.maps.values())
     wal = sum(info.size for objects in copy.wal.values() for info in objects)
     return CopyPlan(
@@ -209,5 +226,6 @@ def _record(copy: Survey, report: CleanupReport, at: datetime) -> None:
             "kept": [each for each in report.plan.retention.kept if each in copy.listed.manifests],
             "removed": {each: list(report.plan.retention.of(each).reasons) for each in report.removed},
             "copies": [each.to_json() for each in report.copies],
+            **({"compaction": report.compaction.to_json()} if report.compaction else {}),
         },
     )

@@ -19,6 +19,7 @@ from pgproof.model.recovery_target import parse_time
 
 if TYPE_CHECKING:
     from pgproof.model.cleanup_report import CleanupPlan, CleanupReport
+    from pgproof.model.compaction import CompactionPlan, CompactionReport
 
 _DESCRIPTION = """Remove the backups that no rule keeps, and then what nobody names any more.
 
@@ -31,6 +32,11 @@ _WORDS = {"packs": "of packs", "maps": "of maps", "wal": "of WAL", "small": "of 
 def add_commands(commands: Subparsers) -> None:
     parser = add_command(commands, "cleanup", cleanup, "remove old backups", _DESCRIPTION)
     parser.add_argument("--plan", action="store_true", help="show what would be removed, and why, and stop")
+    parser.add_argument(
+        "--compact",
+        action="store_true",
+        help="also rewrite packs of which less than half is needed; a cleanup two days later frees the space",
+    )
     rules = parser.add_argument_group("rules", "A backup stays if one of them keeps it.")
     for name, words in (
         ("--retention-days", "keep all of so many days"),
@@ -54,7 +60,7 @@ def add_commands(commands: Subparsers) -> None:
 def cleanup(args: argparse.Namespace, screen: Screen) -> int:
     manager = open_backups(args)
     with progress_bar(screen) as progress:
-        prepared = wait_for(manager.plan_cleanup(progress=progress))
+        prepared = wait_for(manager.plan_cleanup(compact=args.compact, progress=progress))
     plan = prepared.plan
     if args.plan:
         screen.document(plan.to_json())
@@ -92,6 +98,8 @@ def show_plan(plan: CleanupPlan, screen: Screen) -> None:
             screen.say(
                 f"{copy.location}: Object Lock still holds {_count(copy.locked, 'object')} that nobody needs"
             )
+    if plan.compaction is not None:
+        screen.say(_compaction(plan.compaction))
     for run in plan.dead_runs:
         screen.say(f"{run} was broken off, and what it stored is removed")
     for run in plan.running:
@@ -100,6 +108,15 @@ def show_plan(plan: CleanupPlan, screen: Screen) -> None:
         screen.warn(note)
     if plan.large:
         screen.warn("This is more than half of what the backups have stored: it will have to be confirmed.")
+
+
+def _compaction(plan: CompactionPlan) -> str:
+    if not plan.packs:
+        return f"None of {_count(plan.looked_at, 'pack')} that removed backups left behind is mostly unused."
+    return (
+        f"{_count(plan.packs, 'pack')} would be rewritten, {text.size(plan.size_bytes)} as {text.size(plan.live_bytes)}; "
+        "a cleanup two days later removes the old ones"
+    )
 
 
 def plan_table(plan: CleanupPlan) -> Table:
@@ -131,10 +148,25 @@ def _show_report(report: CleanupReport, screen: Screen) -> None:
             screen.warn(f"not deleted: {len(copy.refused) - 5:,} more")
     for note in report.plan.notes:
         screen.warn(note)
+    if report.compaction is not None:
+        _show_compaction(report.compaction, screen)
     freed = " and ".join(f"{text.size(copy.freed_bytes)} in {copy.location}" for copy in report.copies)
     screen.say(
         f"{_count(len(report.removed), 'backup')} removed, {len(report.plan.retention.kept)} kept; freed {freed} "
         f"({text.duration(report.seconds)})."
+    )
+
+
+def _show_compaction(done: CompactionReport, screen: Screen) -> None:
+    for failed in done.failed[:5]:
+        screen.warn(f"not rewritten: {failed}")
+    screen.say(
+        f"{_count(done.packs, 'pack')} rewritten, {text.size(done.size_bytes)} as {text.size(done.stored_bytes)}"
+        + (
+            f"; the old ones go with a cleanup after {done.frees_at:%Y-%m-%d %H:%M} UTC."
+            if done.packs
+            else "."
+        )
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pgproof.model.compaction import CompactionPlan, CompactionReport
 from pgproof.model.retention import RetentionPlan
 from pgproof.model.retention_policy import RetentionPolicy
 
@@ -42,7 +43,8 @@ class CopyPlan:
 
 @dataclass(frozen=True)
 class CleanupPlan:
-    """`dead_runs` are runs that were broken off and will be given up, `running` those at work."""
+    """`dead_runs` are runs that were broken off and will be given up, `running` those at work; `compaction` is None
+    unless packs are to be rewritten."""
 
     cluster: str
     at: datetime
@@ -52,6 +54,7 @@ class CleanupPlan:
     dead_runs: tuple[str, ...] = ()
     running: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    compaction: CompactionPlan | None = None
 
     @property
     def large(self) -> bool:
@@ -83,6 +86,7 @@ class CleanupPlan:
             "copies": [copy.to_json() for copy in self.copies],
             "needs_confirmation": self.large,
             "notes": list(self.notes),
+            "compaction": self.compaction.to_json() if self.compaction else None,
         }
 
 
@@ -121,10 +125,12 @@ class CleanupReport:
     seconds: float
     spared: tuple[str, ...] = ()
     by: str = ""
+    compaction: CompactionReport | None = None
 
     @property
     def ok(self) -> bool:
-        return not any(copy.refused for copy in self.copies)
+        damaged = self.compaction is not None and self.compaction.failed
+        return not damaged and not any(copy.refused for copy in self.copies)
 
     @property
     def removed(self) -> tuple[str, ...]:
@@ -148,5 +154,6 @@ class CleanupReport:
             "spared": list(self.spared),
             "kept": list(self.plan.retention.kept),
             "copies": [copy.to_json() for copy in self.copies],
+            "compaction": self.compaction.to_json() if self.compaction else None,
             "plan": self.plan.to_json(),
         }

@@ -33,6 +33,7 @@ class StoredBackup:
     wal: WalBase | None
     last_segment: int = 0
     history: bytes = b""
+    block_size: int = 8192
 
 
 @dataclass(frozen=True, slots=True)

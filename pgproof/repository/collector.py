@@ -9,7 +9,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,6 +18,7 @@ from pgproof.errors import ConflictError, DataError, EngineError, PreconditionEr
 from pgproof.failpoints import failpoint
 from pgproof.model.collection import Needed, StoredBackup, StoredRun
 from pgproof.model.job import Job
+from pgproof.repository.compacting import check_whole
 from pgproof.repository.condemned import condemn
 from pgproof.repository.garbage import Garbage
 from pgproof.repository.pins import read_pin
@@ -63,6 +64,7 @@ class Collector:
         self._copies = copies
         self._reader = reader
         self._needed = needed
+        self._joined = Needed()
         self._planned = frozenset(withdrawn)
         self._withdrawn = withdrawn
         self._dead = dead
@@ -122,7 +124,7 @@ class Collector:
     def _came(self, backup_id: str, stored: StoredBackup | str | None, copy: Survey) -> None:
         """A manifest that was not there before."""
         if isinstance(stored, StoredBackup):
-            self._needed.add_backup(stored)
+            self._joins(stored)
             self._needed.all_wal = True  # its own WAL was not among what is needed
         elif stored is not None:
             info = copy.repository.bucket.head(copy.repository.layout.intent(backup_id))
@@ -134,8 +136,13 @@ class Collector:
         self._done.spared.append(backup_id)
         for copy in self._copies:
             if backup_id in copy.backups:
-                self._needed.add_backup(copy.backups[backup_id])
+                self._joins(copy.backups[backup_id])
         self._needed.all_wal = True
+
+    def _joins(self, backup: StoredBackup) -> None:
+        """A backup that stays, against or beside the plan."""
+        self._needed.add_backup(backup)
+        self._joined.add_backup(backup)
 
     # runs and backups
 
@@ -178,6 +185,7 @@ class Collector:
                 if not needed.needs_pack(owner, number)
             ],
         )
+        self._delete_some("packs", found, list(self._replaced(found, garbage)))
         self._delete_some(
             "maps",
             found,
@@ -201,6 +209,20 @@ class Collector:
         # The intent last: it explains the others.
         small.sort(key=lambda each: each[0].endswith("/intent"))
         self._delete_some("small", found, small)
+
+    def _replaced(self, found: Survey, garbage: Garbage) -> Iterator[tuple[str, int]]:
+        """What packs were rewritten from, if all of the new object can be read here, and nobody came who may need more."""
+        needed = self._needed
+        for owner, number, info in garbage.replaced:
+            self._job.checkpoint()
+            if needed.all_packs or owner in needed.runs or self._joined.needs_pack(owner, number):
+                continue
+            try:
+                check_whole(found.repository, found.packs[owner][number])
+            except DataError as error:
+                self._done.refused.append(f"{info.key}: what it was rewritten as is damaged: {error.message}")
+                continue
+            yield info.key, info.size
 
     def _delete_some(self, what: str, found: Survey, objects: Sequence[tuple[str, int]]) -> None:
         failpoint(f"cleanup.{what}")

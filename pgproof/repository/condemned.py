@@ -15,7 +15,10 @@ from typing import Any
 
 from pgproof.errors import DataError, TransientError
 from pgproof.model.filemap import numbers_of
+from pgproof.model.job import Job
 from pgproof.model.manifest import Manifest
+from pgproof.repository.bucket import ObjectInfo
+from pgproof.repository.left_out import frames_left_out
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
 
@@ -25,12 +28,14 @@ _MAPS_AT_ONCE = 100_000
 
 @dataclass(frozen=True)
 class Condemned:
-    """What may go: backups, packs by their owner, maps, and WAL segments by timeline as numbers from first to last."""
+    """What may go: backups, packs by their owner, maps, and WAL segments by timeline as numbers from first to last; of
+    packs in `replaced` all but the newest object."""
 
     backups: frozenset[str] = frozenset()
     packs: Mapping[str, frozenset[int]] = field(default_factory=dict)
     maps: frozenset[str] = frozenset()
     wal: Mapping[int, Sequence[tuple[int, int]]] = field(default_factory=dict)
+    replaced: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
     def hits(self, manifest: Manifest) -> str:
         """An object that the manifest names and that may go; empty if there is none."""
@@ -45,6 +50,12 @@ class Condemned:
             if any(first <= segment.number <= last for first, last in self.wal.get(segment.timeline, ())):
                 return f"wal/{segment.name}"
         return ""
+
+    def replaces(self, manifest: Manifest) -> Iterator[tuple[str, int]]:
+        """The packs that the manifest names and that will have their newest object alone."""
+        for owner, bitmap in manifest.packs.items():
+            some = self.replaced.get(owner, frozenset()).intersection(numbers_of(bitmap))
+            yield from ((owner, number) for number in sorted(some))
 
 
 def condemn(repository: Repository, condemned: Condemned, now: datetime) -> list[str]:
@@ -64,6 +75,7 @@ def _pieces(condemned: Condemned) -> Iterator[dict[str, Any]]:
     yield {
         "backups": sorted(condemned.backups),
         "packs": {owner: sorted(numbers) for owner, numbers in condemned.packs.items()},
+        "replaced": {owner: sorted(numbers) for owner, numbers in condemned.replaced.items()},
         "maps": maps[:_MAPS_AT_ONCE],
         "wal": {
             f"{timeline:08X}": [list(each) for each in found] for timeline, found in condemned.wal.items()
@@ -96,13 +108,22 @@ def refuse_condemned(repository: Repository, manifest: Manifest) -> None:
     """Raises TransientError if a collection is about to delete what this backup names. Look whether all is there
     afterwards, not before: a mark that is gone has done its work."""
     for mark in marks(repository):
-        hit = mark.hits(manifest)
+        hit = mark.hits(manifest) or _left_out(repository, manifest, list(mark.replaces(manifest)))
         if hit:
             raise TransientError(
                 "a cleanup is removing what this backup would name",
                 hint="run the backup again; if this stays, a cleanup was killed: run `pgproof cleanup`",
                 object=hit,
             )
+
+
+def _left_out(repository: Repository, manifest: Manifest, packs: Sequence[tuple[str, int]]) -> str:
+    """What is missing if of these packs nothing but the newest object is there; empty if nothing is."""
+    newest: dict[tuple[str, int], list[ObjectInfo]] = {}
+    for owner in sorted({owner for owner, _number in packs}):
+        objects = repository.pack_objects(owner)
+        newest |= {each: [objects[each[1]]] for each in packs if each[0] == owner and each[1] in objects}
+    return "; ".join(frames_left_out(repository, manifest, newest, Job())) if newest else ""
 
 
 def _parse(value: dict[str, Any], key: str) -> Condemned:
@@ -115,6 +136,7 @@ def _parse(value: dict[str, Any], key: str) -> Condemned:
                 int(timeline, 16): [(int(a), int(b)) for a, b in found]
                 for timeline, found in value["wal"].items()
             },
+            {owner: frozenset(map(int, numbers)) for owner, numbers in value.get("replaced", {}).items()},
         )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise DataError("a mark does not hold what it should", key=key, reason=repr(error)[:200]) from error

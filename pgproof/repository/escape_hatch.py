@@ -14,11 +14,12 @@ from pgproof.errors import ConflictError, DataError
 from pgproof.repository.bucket import Bucket
 
 PROGRAM = Path(__file__).with_name("restore_without_pgproof.py")
-REVISION = 2
+REVISION = 3
 # The SHA-256 of every revision, so that one that was changed in the store is noticed: it asks for passphrases.
 SHA256 = {
     1: "db6a2e68ed2c00550cc7c4e6538ff8c5d21cffba7988891546485d1549035c31",
     2: "3aeda8f6fa69d32104af2777a5a0faaf629a611d7819811d716f83dd6aa6a9f2",
+    3: "8b9dc4c7afec73fa1246ef69f5966482a7a17b231e3ba56d1375d7d3e6a9200f",
 }
 
 

@@ -189,14 +189,11 @@ class _PackReading:
             sink.close()
 
     def _needed(self, reader: PackReader, key: str) -> npt.NDArray[np.int64]:
-        index, rows = reader.index, self.rows
-        ends = rows["page"].astype(np.int64) + rows["pages"]
+        index, firsts = reader.index, self.rows["page"].astype(np.int64)
+        ends = firsts + self.rows["pages"]
         if index.page_size != self.block_size or int(ends.max()) > index.page_count:
             raise DataError("a map names pages that its pack does not have", key=key)
-        change = np.zeros(len(index.codecs) + 1, np.int32)
-        np.add.at(change, np.searchsorted(index.first_pages, rows["page"], "right") - 1, 1)
-        np.add.at(change, np.searchsorted(index.first_pages, ends, "left"), -1)
-        return np.flatnonzero(np.cumsum(change)[:-1] > 0)
+        return np.flatnonzero(index.frames_of(firsts, ends))
 
     def _frames(self, reader: PackReader, first: int, count: int, delivery: _Delivery) -> int:
         index = reader.index

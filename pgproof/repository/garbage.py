@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import chain
 
 from pgproof.model.collection import UNEXPLAINED, Needed
 from pgproof.repository.bucket import ObjectInfo
@@ -17,26 +18,26 @@ _GIVEN_UP = timedelta(days=365)
 
 @dataclass
 class Garbage:
-    """Objects that may go, with what they are; `locked` is what could go but for Object Lock."""
+    """Objects that may go, with what they are; `replaced` are objects of packs that were rewritten since,
+    `locked` is what could go but for Object Lock."""
 
     packs: list[tuple[str, int, ObjectInfo]] = field(default_factory=list)
+    replaced: list[tuple[str, int, ObjectInfo]] = field(default_factory=list)
     maps: list[tuple[str, ObjectInfo]] = field(default_factory=list)
     wal: list[tuple[int, int, ObjectInfo]] = field(default_factory=list)
     small: list[ObjectInfo] = field(default_factory=list)
     locked: list[ObjectInfo] = field(default_factory=list)
 
     def condemned(self, backups: Iterable[str]) -> Condemned:
-        packs: dict[str, set[int]] = {}
-        for owner, number, _info in self.packs:
-            packs.setdefault(owner, set()).add(number)
         segments: dict[int, set[int]] = {}
         for timeline, number, _info in self.wal:
             segments.setdefault(timeline, set()).add(number)
         return Condemned(
             frozenset(backups),
-            {owner: frozenset(numbers) for owner, numbers in packs.items()},
+            _numbers(self.packs),
             frozenset(name for name, _info in self.maps),
             {timeline: ranges_of(numbers) for timeline, numbers in segments.items()},
+            _numbers(self.replaced),
         )
 
     def of(self, owners: Collection[str]) -> int:
@@ -46,14 +47,21 @@ class Garbage:
     @property
     def sizes(self) -> dict[str, int]:
         return {
-            "packs": sum(info.size for _owner, _number, info in self.packs),
+            "packs": sum(info.size for _owner, _number, info in chain(self.packs, self.replaced)),
             "maps": sum(info.size for _name, info in self.maps),
             "wal": sum(info.size for _timeline, _number, info in self.wal),
             "small": sum(info.size for info in self.small),
         }
 
     def __len__(self) -> int:
-        return len(self.packs) + len(self.maps) + len(self.wal) + len(self.small)
+        return len(self.packs) + len(self.replaced) + len(self.maps) + len(self.wal) + len(self.small)
+
+
+def _numbers(packs: Iterable[tuple[str, int, ObjectInfo]]) -> dict[str, frozenset[int]]:
+    found: dict[str, set[int]] = {}
+    for owner, number, _info in packs:
+        found.setdefault(owner, set()).add(number)
+    return {owner: frozenset(numbers) for owner, numbers in found.items()}
 
 
 def find_garbage(
@@ -64,12 +72,15 @@ def find_garbage(
     committed: Collection[str],
     oldest_position: int | None,
     lock: timedelta | None,
+    replaced: Collection[ObjectInfo] = (),
 ) -> Garbage:
-    """`withdrawn` are the backups that are removed, `given_up` the dead runs, `committed` those with a manifest in any copy.
+    """`withdrawn` are the backups that are removed, `given_up` the dead runs, `committed` those with a manifest in any copy,
+    `replaced` the objects of packs that are not needed beside the newer ones.
 
     `oldest_position` is the earliest one at which a kept backup ended: nothing can be compared with fingerprints from before.
     """
     garbage = Garbage()
+    gone = frozenset(info.key for info in replaced)
 
     def free(info: ObjectInfo) -> bool:
         if lock is None or info.modified + lock <= found.now:
@@ -79,12 +90,15 @@ def find_garbage(
 
     # These are gone for a reason that somebody has decided; of all else nobody knows how it came.
     explained = {*withdrawn, *given_up, *committed, *found.abandoned}
-    for owner, packs in found.packs.items():
-        for number, info in packs.items():
-            if needed.needs_pack(owner, number):
-                continue
-            if (owner in explained or _old(info, found.now)) and free(info):
-                garbage.packs.append((owner, number, info))
+    newest = ((owner, number, info) for owner, packs in found.packs.items() for number, info in packs.items())
+    for owner, number, info in chain(newest, found.older):
+        if info.key in gone:
+            if free(info):
+                garbage.replaced.append((owner, number, info))
+        elif needed.needs_pack(owner, number):
+            continue
+        elif (owner in explained or _old(info, found.now)) and free(info):
+            garbage.packs.append((owner, number, info))
     dropped = {name for backup_id in withdrawn for name in _maps_of(found, backup_id)}
     for name, info in found.maps.items():
         if needed.needs_map(name):

@@ -14,8 +14,11 @@ from pgproof.model.job import Job
 from pgproof.model.lsn import WalSegment
 from pgproof.model.manifest import Manifest
 from pgproof.model.wal_pages import check_first_page
+from pgproof.repository.bucket import ObjectInfo
 from pgproof.repository.escape_hatch import damaged_scripts
 from pgproof.repository.frame_stream import batches, read_batch
+from pgproof.repository.left_out import frames_left_out
+from pgproof.repository.pack_versions import rewriting_of
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
 from pgproof.repository.unlocking import damaged_slots
@@ -28,26 +31,30 @@ Note = Callable[[DataError], None]
 
 
 def check_objects(repository: Repository, manifest: Manifest, job: Job) -> tuple[str, list[str]]:
-    """Look for every object that the backup names, without reading it.
+    """Look for every object that the backup names, without reading it, and for its frames in packs that were rewritten.
 
     Returns what was looked at in words, and the names of what is missing.
     """
     layout, bucket = repository.layout, repository.bucket
     missing: list[str] = []
+    rewritten: dict[tuple[str, int], list[ObjectInfo]] = {}
     count = 0
     for owner, bitmap in manifest.packs.items():
         job.checkpoint()
         try:
-            present = repository.pack_objects(owner)
+            present = repository.pack_versions(owner)
         except DataError as error:
             missing.append(str(error))
             continue
         wanted = numbers_of(bitmap)
+        rewritten |= {(owner, n): present[n] for n in wanted if n in present and rewriting_of(present[n][0])}
         count += len(wanted)
         absent = [n for n in wanted if n not in present]
         missing += [f"missing: {layout.pack_context(owner, n)}-*" for n in absent[:_NAMED]]
         if len(absent) > _NAMED:
             missing.append(f"missing: {len(absent) - _NAMED:,} more packs of {owner}")
+    if rewritten:
+        missing += frames_left_out(repository, manifest, rewritten, job)
     keys = [
         layout.intent(manifest.backup_id),
         layout.cluster,
@@ -122,7 +129,7 @@ def _read_unreached(
             if number in present and (owner, number) not in reached:
                 try:
                     reader = repository.open_pack(present[number])
-                    for frame in range(len(reader.index.codecs)):
+                    for frame in np.flatnonzero(~reader.index.left_out).tolist():
                         job.checkpoint()
                         reader.frame(frame, repository.hashes)
                     read += present[number].size

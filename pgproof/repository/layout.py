@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
+from typing import NamedTuple
 
 from pgproof.model.lsn import Lsn, WalSegment
 from pgproof.model.wal_names import StoredRange
@@ -10,6 +12,7 @@ from pgproof.model.wal_names import StoredRange
 REPOSITORY = "repository.json"
 KEYS = "keys/"
 CLUSTERS = "clusters/"
+_PACK = re.compile(r"([0-9]{8})(?:\.([0-9]{2}))?-([0-9a-f]{64})\Z")
 
 
 def key_slot(slot: str) -> str:
@@ -19,6 +22,22 @@ def key_slot(slot: str) -> str:
 def is_number(text: str) -> bool:
     """Whether a part of a name is a number; a store may list digits of other alphabets, too."""
     return text.isascii() and text.isdigit()
+
+
+class PackName(NamedTuple):
+    """The last part of a pack's name: `rewritten` says how often, `digest` is the hash of the whole object."""
+
+    number: int
+    rewritten: int
+    digest: str
+
+
+def parse_pack_name(name: str) -> PackName | None:
+    """None for what is no pack's name."""
+    found = _PACK.match(name)
+    if found is None or found[2] == "00":
+        return None
+    return PackName(int(found[1]), int(found[2] or 0), found[3])
 
 
 class ClusterLayout:
@@ -77,6 +96,10 @@ class ClusterLayout:
 
     def pack_context(self, backup_id: str, number: int) -> str:
         return f"{self.packs_of(backup_id)}{number:08d}"
+
+    def rewritten_pack(self, backup_id: str, number: int, rewritten: int) -> str:
+        """A pack's name without its hash (docs/decisions/0019-compaction.md)."""
+        return f"{self.pack_context(backup_id, number)}.{rewritten:02d}"
 
     def map(self, name: str) -> str:
         return f"{self.maps}/{name}"

@@ -105,9 +105,9 @@ class _Copying:
         failpoint("mirror.intended")
         for owner, bitmap in manifest.packs.items():
             there = {info.key for info in self._mirror.list(names.packs_of(owner))}
-            packs = self._repository.pack_objects(owner)
-            wanted = [_pack(packs, number, names, owner) for number in numbers_of(bitmap)]
-            self._copy(key for key in wanted if key not in there)
+            packs = self._repository.pack_versions(owner)
+            wanted = (_pack(packs, number, names, owner) for number in numbers_of(bitmap))
+            self._copy(info.key for objects in wanted for info in objects if info.key not in there)
         self._lacking(
             [
                 names.cluster,
@@ -191,7 +191,9 @@ def _goes_along(key: str, names: ClusterLayout, committed: set[str]) -> bool:
     return backup_id in committed and name.startswith(("verified/", "pins/"))
 
 
-def _pack(packs: dict[int, ObjectInfo], number: int, names: ClusterLayout, owner: str) -> str:
+def _pack(
+    packs: dict[int, list[ObjectInfo]], number: int, names: ClusterLayout, owner: str
+) -> list[ObjectInfo]:
     if number not in packs:
         raise DataError("a pack is missing", key=f"{names.pack_context(owner, number)}-*")
-    return packs[number].key
+    return packs[number]

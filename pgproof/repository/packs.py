@@ -25,6 +25,8 @@ MAX_FRAMES = 1 << 20
 MAX_OBJECT = 2 << 30
 MAX_INDEX = 64 << 20
 _INDEX_COUNTER = (1 << 64) - 1
+# Of zstd, where a frame has to be compressed once more.
+_LEVEL = 3
 _HAS_TAGS = 1
 _FRAME = struct.Struct("<BI")
 _INDEX_HEAD = struct.Struct("<IIII")
@@ -81,6 +83,17 @@ class PackBuilder:
         self.size += len(sealed)
         return first
 
+    def leave_out(self, plain_length: int) -> None:
+        """A frame in name only, so that the pages behind it keep their numbers: no backup needs it any more."""
+        pages = -(-plain_length // self._page_size)
+        sealed = self._seal.seal(len(self._frames), b"frame" + _FRAME.pack(Codec.RAW, plain_length), b"")
+        self._parts.append(sealed)
+        self._frames.append((len(sealed), plain_length, Codec.RAW, bytes(DIGEST_LENGTH)))
+        if self._tags:
+            self._page_tags.append(bytes(PAGE_TAG_LENGTH * pages))
+        self.pages += pages
+        self.size += len(sealed)
+
     @property
     def frame_hashes(self) -> list[bytes]:
         return [entry[3] for entry in self._frames]
@@ -133,6 +146,25 @@ class PackIndex:
         pages = -(-self.plain_lengths.astype(np.int64) // self.page_size)
         return np.concatenate([[0], np.cumsum(pages)])
 
+    @cached_property
+    def left_out(self) -> npt.NDArray[np.bool_]:
+        """Which frames have no body, because no backup needed them when the pack was rewritten."""
+        found: npt.NDArray[np.bool_] = self.sealed_lengths == TAG_LENGTH
+        return found
+
+    def frames_of(self, firsts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which frames hold some of the pack pages from `firsts` up to, not including, `ends`: intervals, none of them empty.
+
+        Raises DataError for pages that the pack does not have.
+        """
+        if len(ends) and int(ends.max()) > self.page_count:
+            raise DataError("a map names pages that its pack does not have")
+        change = np.zeros(len(self.codecs) + 1, np.int32)
+        np.add.at(change, np.searchsorted(self.first_pages, firsts, "right") - 1, 1)
+        np.add.at(change, np.searchsorted(self.first_pages, ends, "left"), -1)
+        found: npt.NDArray[np.bool_] = np.cumsum(change)[:-1] > 0
+        return found
+
     @property
     def plain_size(self) -> int:
         return int(self.plain_lengths.sum(dtype=np.int64))
@@ -144,7 +176,8 @@ class PackIndex:
 class PackReader:
     """Opens a pack's frames. `read(start, length)` brings bytes of the object; errors name `key`.
 
-    A frame that turns out damaged is taken from the pack that `elsewhere` opens, if there is one.
+    A frame that turns out damaged is taken from the pack that `elsewhere` opens, if there is one, or from the one that
+    `before` opens, which this was rewritten from; so is one that was left out.
     """
 
     def __init__(
@@ -155,10 +188,12 @@ class PackReader:
         size: int,
         read: Callable[[int, int], bytes],
         elsewhere: Callable[[], PackReader] | None = None,
+        before: Callable[[], PackReader] | None = None,
     ) -> None:
         self._context = context
         self._read = read
         self._elsewhere = elsewhere
+        self._before = before
         try:
             if not HEADER_LENGTH + TRAILER_LENGTH <= size <= MAX_OBJECT:
                 raise DataError("an object is cut short", size=size)
@@ -192,32 +227,51 @@ class PackReader:
 
     def open_frame(self, frame: int, sealed: Buffer, hashes: Hashes) -> bytes:
         """Open, decompress and check one frame. Raises DataError naming the object and the frame."""
+        if self.index.left_out[frame]:
+            return self._earlier(frame, hashes)
+        try:
+            return self._open_frame(frame, sealed, hashes)[1]
+        except DataError as error:
+            return self._other_copy(frame, hashes, self._named(error, frame=frame))
+
+    def _open_frame(self, frame: int, sealed: Buffer, hashes: Hashes) -> tuple[Frame, bytes]:
         index = self.index
         codec, plain_length = int(index.codecs[frame]), int(index.plain_lengths[frame])
-        try:
-            body = self._seal.open(frame, b"frame" + _FRAME.pack(codec, plain_length), sealed)
-            plain = decompress(codec, body, plain_length)
-            if hashes.frame_hash(hashes.page_digests(plain, index.page_size)) != index.hash_of(frame):
-                raise DataError("content does not have the hash it was stored with")
-        except DataError as error:
-            named = self._named(error, frame=frame)
-            if self._elsewhere is None:
-                raise named from error
-            return self._other_copy(frame, hashes, named)
-        return plain
+        body = self._seal.open(frame, b"frame" + _FRAME.pack(codec, plain_length), sealed)
+        plain = decompress(codec, body, plain_length)
+        digests = hashes.page_digests(plain, index.page_size)
+        if hashes.frame_hash(digests) != index.hash_of(frame):
+            raise DataError("content does not have the hash it was stored with")
+        return Frame(Codec(codec), body, plain_length, digests, index.hash_of(frame)), plain
 
     def frame(self, number: int, hashes: Hashes) -> bytes:
         return self.open_frame(number, self.read_frames(number, 1), hashes)
 
-    def _other_copy(self, frame: int, hashes: Hashes, damage: DataError) -> bytes:
-        if self._elsewhere is None:
-            raise damage
+    def sealable(self, number: int, hashes: Hashes) -> Frame:
+        """A frame as it was compressed, checked, for another pack. What this object lacks or has damaged is compressed anew."""
         try:
-            plain = self._elsewhere().frame(frame, hashes)
-        except EngineError:
-            raise damage from None
-        _log.warning("the other copy of a frame was used: %s", damage)
-        return plain
+            if not self.index.left_out[number]:
+                return self._open_frame(number, self.read_frames(number, 1), hashes)[0]
+        except DataError as error:
+            _log.warning("a frame is damaged, and sought elsewhere: %s", self._named(error, frame=number))
+        return make_frame(hashes, self.index.page_size, _LEVEL, self.frame(number, hashes))
+
+    def _earlier(self, frame: int, hashes: Hashes) -> bytes:
+        if self._before is None:
+            raise self._named(DataError("a frame has no content"), frame=frame)
+        return self._before().frame(frame, hashes)
+
+    def _other_copy(self, frame: int, hashes: Hashes, damage: DataError) -> bytes:
+        for other in (self._elsewhere, self._before):
+            if other is None:
+                continue
+            try:
+                plain = other().frame(frame, hashes)
+            except EngineError:
+                continue
+            _log.warning("the other copy of a frame was used: %s", damage)
+            return plain
+        raise damage
 
     def _named(self, error: DataError, **more: int) -> DataError:
         return DataError(error.message, hint=error.hint, **{"key": self._context, **error.context, **more})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, TypeVar
 
 from pgproof.errors import ConflictError, DataError, EngineError, PreconditionError
@@ -17,7 +18,8 @@ from pgproof.model.lsn import WalSegment
 from pgproof.model.manifest import Manifest, MapRef
 from pgproof.repository.blobs import decode_blob, decode_json, encode_blob, encode_json
 from pgproof.repository.bucket import Bucket, ObjectInfo
-from pgproof.repository.layout import ClusterLayout, is_number
+from pgproof.repository.layout import ClusterLayout, parse_pack_name
+from pgproof.repository.pack_versions import pack_versions, version_before
 from pgproof.repository.packs import PackBuilder, PackReader
 from pgproof.repository.sealing import Kind, RepositoryKey, object_name
 
@@ -159,21 +161,21 @@ class Repository:
         return key
 
     def pack_objects(self, backup_id: str) -> dict[int, ObjectInfo]:
-        """The packs a backup has stored, by number."""
-        found: dict[int, ObjectInfo] = {}
-        prefix = self.layout.packs_of(backup_id)
-        for info in self.bucket.list(prefix):
-            number, dash, name = info.key.removeprefix(prefix).partition("-")
-            if not dash or not is_number(number) or len(number) != 8 or len(name) != 64:
-                raise DataError("an object has a name that no pack has", key=info.key)
-            if int(number) in found:
-                raise DataError("two packs have the same number", key=info.key)
-            found[int(number)] = info
-        return found
+        """The packs a backup has stored, by number; of one that was rewritten the newest object."""
+        return {number: objects[0] for number, objects in self.pack_versions(backup_id).items()}
+
+    def pack_versions(self, backup_id: str) -> dict[int, list[ObjectInfo]]:
+        """All objects of each pack, the newest first."""
+        return pack_versions(self.bucket, self.layout.packs_of(backup_id))
 
     def open_pack(self, info: ObjectInfo) -> PackReader:
-        context, _dash, _name = info.key.rpartition("-")
-        return self._pack(Kind.PACK, context, info)
+        """A pack that was listed; frames that it left out are read from what it was made from."""
+        folder, _slash, last = info.key.rpartition("/")
+        name = parse_pack_name(last)
+        if name is None:
+            raise DataError("an object has a name that no pack has", key=info.key)
+        before = cache(lambda: self.open_pack(version_before(self.bucket, info))) if name.rewritten else None
+        return self._pack(Kind.PACK, f"{folder}/{name.number:08d}", info, before)
 
     # WAL
 
@@ -266,19 +268,26 @@ class Repository:
             _log.warning("an object was read wrong, and then right from %s: %s", self._other.location, damage)
             return found
 
-    def _pack(self, kind: Kind, context: str, info: ObjectInfo) -> PackReader:
+    def _pack(
+        self, kind: Kind, context: str, info: ObjectInfo, before: Callable[[], PackReader] | None = None
+    ) -> PackReader:
         def opened(
             bucket: Bucket, size: int, elsewhere: Callable[[], PackReader] | None = None
         ) -> PackReader:
             def read(start: int, length: int) -> bytes:
                 return bucket.read_range(info.key, start, length)
 
-            return PackReader(self.key, kind, context, size, read, elsewhere)
+            return PackReader(self.key, kind, context, size, read, elsewhere, before)
 
         def again() -> PackReader:
-            there = self._other.head(info.key)
-            if there is None:
-                raise DataError("an object is missing", key=info.key)
-            return opened(self._other, there.size)
+            try:
+                there = self._other.head(info.key)
+                if there is None:
+                    raise DataError("an object is missing", key=info.key)
+                return opened(self._other, there.size)
+            except DataError:
+                if before is None:
+                    raise
+                return before()
 
         return self._first_whole(lambda: opened(self.bucket, info.size, again), again)

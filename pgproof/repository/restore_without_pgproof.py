@@ -5,8 +5,8 @@ Needs Python 3.11 or newer and three packages; nothing is asked of the network o
 
     python3 -m venv venv && venv/bin/python -m pip install "cryptography>=44" zstandard blake3
 
-    venv/bin/python restore-without-pgproof-2.py DIRECTORY --list
-    venv/bin/python restore-without-pgproof-2.py DIRECTORY --target /var/lib/postgresql/18/restored
+    venv/bin/python restore-without-pgproof-3.py DIRECTORY --list
+    venv/bin/python restore-without-pgproof-3.py DIRECTORY --target /var/lib/postgresql/18/restored
 
 DIRECTORY is the repository: where repository.json lies. If it is in a bucket, download all of it first, for example
 with `aws s3 sync s3://BUCKET/PREFIX DIRECTORY` or `rclone copy`. The passphrase or the recovery key (PGP1-…) is
@@ -116,7 +116,7 @@ class Repository:
 
     def __init__(self, root: Path, cluster: str, unencrypted: bool) -> None:
         self.root, self.place = root, f"clusters/{cluster}"
-        self.packs: dict[str, dict[str, str]] = {}
+        self.packs: dict[str, dict[str, list[str]]] = {}
         if not (root / "repository.json").is_file():
             raise Stop(f"{root} is no repository: it has no repository.json")
         with reading("repository.json"):
@@ -219,12 +219,15 @@ class Repository:
         if owner not in self.packs:
             with reading(f"{self.place}/packs/{owner}"):
                 need(BACKUP_ID.match(owner) is not None, "no such backup")
-                names = [path.name for path in (self.root / self.place / "packs" / owner).iterdir()]
-                self.packs[owner] = {name[:8]: name[8:] for name in names}
-                need(len(self.packs[owner]) == len(names), "two packs have the same number")
-        if f"{number:08d}" not in self.packs[owner]:
+                found: dict[str, list[str]] = {}
+                # One that was rewritten has a greater name, and lacks what is in those behind it only.
+                for path in sorted((self.root / self.place / "packs" / owner).iterdir(), reverse=True):
+                    found.setdefault(path.name[:8], []).append(path.name[8:])
+                self.packs[owner] = found
+        ends = self.packs[owner].get(f"{number:08d}")
+        if ends is None:
             raise Stop(f"{context}-* is missing")
-        return Pack(self, context + self.packs[owner][f"{number:08d}"], PACK, context)
+        return Pack(self, [context + end for end in ends], PACK, context)
 
 
 def checked_json(data: bytes) -> dict[str, Any]:
@@ -238,10 +241,11 @@ def checked_json(data: bytes) -> dict[str, Any]:
 
 
 class Pack:
-    """Section 5: reads one frame at a time. The file is closed by `with`."""
+    """Section 5: reads one frame at a time, from the first of `keys` that has it. The file is closed by `with`."""
 
-    def __init__(self, repository: Repository, key: str, kind: int, context: str) -> None:
-        self.repository, self.key = repository, key
+    def __init__(self, repository: Repository, keys: list[str], kind: int, context: str) -> None:
+        key, self.older = keys[0], keys[1:]
+        self.repository, self.key, self.kind, self.context = repository, key, kind, context
         with reading(key):
             self.file = (repository.root / key).open("rb")
             size = os.fstat(self.file.fileno()).st_size
@@ -265,6 +269,10 @@ class Pack:
     def frame(self, number: int) -> bytes:
         with reading(f"frame {number} of {self.key}"):
             place, length = self.places[number], self.plain[number]
+            if self.places[number + 1] - place == 16:
+                need(bool(self.older), "it was left out when the pack was rewritten")
+                with Pack(self.repository, self.older, self.kind, self.context) as older:
+                    return older.frame(number)
             aad = b"frame" + struct.pack("<BI", self.codecs[number], length)
             body = self.sealed.open(number, aad, self._at(place, self.places[number + 1] - place))
             plain = unpacked(self.codecs[number], body, length)
@@ -502,7 +510,7 @@ def write_wal(repository: Repository, manifest: dict[str, Any], target: Target) 
     for number in range(start // size, max(start // size, (stop - 1) // size) + 1):
         name = f"{timeline:08X}{number // (2**32 // size):08X}{number % (2**32 // size):08X}"
         key = f"{repository.place}/wal/{timeline:08X}/{name}"
-        with Pack(repository, key, WAL, key) as pack:
+        with Pack(repository, [key], WAL, key) as pack:
             if not min(size, stop - number * size) <= sum(pack.plain) <= size:
                 raise Stop(f"{key} has a wrong length")
             target.write(f"pg_wal/{name}", map(pack.frame, range(len(pack.plain))), size)

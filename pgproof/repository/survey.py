@@ -15,7 +15,7 @@ from pgproof.model.manifest import LOGICAL, Manifest, is_backup_id
 from pgproof.model.wal_names import parse_stored_name
 from pgproof.model.wal_retention import WalBase
 from pgproof.repository.bucket import ObjectInfo
-from pgproof.repository.layout import is_number
+from pgproof.repository.layout import parse_pack_name
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
 from pgproof.repository.store_clock import store_now
@@ -38,7 +38,8 @@ class BackupsListed:
 class Survey:
     """One copy, `now` by its own clock, which is `skew` ahead of ours.
 
-    `wal` has segments and parts by timeline and number. Filled in by `read_manifests`: `runs` are the intents without a
+    `packs` has the newest object of each pack, `older` what such were rewritten from. `wal` has segments and parts by
+    timeline and number. Filled in by `read_manifests`: `runs` are the intents without a
     manifest that can be read, `abandoned` the runs that were given up.
     """
 
@@ -51,6 +52,7 @@ class Survey:
     wal: dict[tuple[int, int], list[ObjectInfo]]
     histories: tuple[int, ...]
     fingerprints: list[ObjectInfo]
+    older: list[tuple[str, int, ObjectInfo]] = field(default_factory=list)
     backups: dict[str, StoredBackup] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     abandoned: dict[str, ObjectInfo] = field(default_factory=dict)
@@ -96,12 +98,17 @@ def survey(repository: Repository, segment_size: int, job: Job, clock: Clock = o
     skew = now - clock()
     listed = list_backup_objects(repository)
     packs: dict[str, dict[int, ObjectInfo]] = {}
+    older: list[tuple[str, int, ObjectInfo]] = []
     for info in bucket.list(layout.packs):
-        owner, _slash, name = info.key.removeprefix(layout.packs).partition("/")
-        number, dash, digest = name.partition("-")
+        owner, _slash, last = info.key.removeprefix(layout.packs).partition("/")
+        pack = parse_pack_name(last)
         # What has no name of ours is nobody's to delete.
-        if is_backup_id(owner) and dash and is_number(number) and len(number) == 8 and len(digest) == 64:
-            packs.setdefault(owner, {})[int(number)] = info
+        if is_backup_id(owner) and pack is not None:
+            known = packs.setdefault(owner, {}).setdefault(pack.number, info)
+            if known is not info:
+                before, after = sorted((known, info), key=lambda each: each.key)
+                packs[owner][pack.number] = after
+                older.append((owner, pack.number, before))
         job.checkpoint()
     prefix = f"{layout.maps}/"
     maps = {info.key.removeprefix(prefix): info for info in bucket.list(prefix)}
@@ -117,7 +124,9 @@ def survey(repository: Repository, segment_size: int, job: Job, clock: Clock = o
             wal.setdefault((stored.segment.timeline, stored.segment.number), []).append(info)
         job.checkpoint()
     fingerprints = list(bucket.list(layout.fingerprints))
-    return Survey(repository, now, skew, listed, packs, maps, wal, tuple(sorted(histories)), fingerprints)
+    return Survey(
+        repository, now, skew, listed, packs, maps, wal, tuple(sorted(histories)), fingerprints, older
+    )
 
 
 class ManifestReader:
@@ -178,6 +187,7 @@ class ManifestReader:
             wal=wal,
             last_segment=max(manifest.start_lsn.value, manifest.stop_lsn.value - 1) // size,
             history=self._histories.setdefault(manifest.timeline_history, manifest.timeline_history),
+            block_size=manifest.block_size,
         )
 
 

@@ -52,12 +52,14 @@ def test_plan_approval_and_removal(prefect_backend: None, config: BackupConfig) 
     state = cleanup(repository="", return_state=True)
     assert isinstance(state, State) and state.name == "NeedsApproval"
     assert _ids(config) == ids
-    report = cleanup(repository="", approved=True)
+    report = cleanup(repository="", approved=True, compact=True)
+    assert report["compaction"]["packs"] == 0 and report["plan"]["compaction"]["looked_at"] == 0
     assert report["removed"] == ids[:2] and _ids(config) == ids[2:]
     plan = Artifact.get("cleanup-plan-main")
     assert plan is not None and "**remove**" in str(plan.data)
     told = Artifact.get("cleanup-main")
     assert told is not None and "and the last 1 are kept" in str(told.data) and "@" in str(told.data)
+    assert "0 packs were rewritten" in str(told.data)
     catalog = Artifact.get("catalog-main")
     assert catalog is not None and ids[2] in str(catalog.data) and ids[1] not in str(catalog.data)
     storage = Artifact.get("storage-main")

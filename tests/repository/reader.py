@@ -71,15 +71,18 @@ class Object:
 
 @dataclass
 class Pack:
-    """Section 5: the plain frames of a pack, and their page counts."""
+    """Section 5: the plain frames of a pack, None for one that was left out, and their lengths."""
 
     page_size: int
-    frames: list[bytes]
+    lengths: tuple[int, ...]
+    frames: list[bytes | None]
 
     def page(self, number: int) -> bytes:
-        for frame in self.frames:
-            pages = -(-len(frame) // self.page_size)
+        for length, frame in zip(self.lengths, self.frames, strict=True):
+            pages = -(-length // self.page_size)
             if number < pages:
+                if frame is None:
+                    raise Unreadable("a page that was left out")
                 return frame[number * self.page_size : (number + 1) * self.page_size]
             number -= pages
         raise Unreadable("a page beyond the pack")
@@ -195,10 +198,17 @@ class Reader:
         tags = index[16 + 41 * count :]
         need(len(tags) == (8 * pages if flags & 1 else 0), f"tags of {key}")
         need(76 + sum(sealed) == at, f"frames of {key}")
-        frames, offset, found_tags = [], 76, b""
+        frames: list[bytes | None] = []
+        offset, found_tags = 76, b""
         for number in range(count):
             aad = b"frame" + struct.pack("<BI", codecs[number], plain[number])
             body = opened.open(number, aad, data[offset : offset + sealed[number]])
+            if not body:
+                offset += sealed[number]
+                frames.append(None)
+                found_tags += bytes(8 * -(-plain[number] // page_size)) if flags & 1 else b""
+                need(hashes[32 * number : 32 * number + 32] == bytes(32), f"left-out frame of {key}")
+                continue
             frame = unzstd(body, plain[number]) if codecs[number] else body
             digests = [
                 blake3.blake3(frame[begin : begin + page_size], key=self.page_key).digest()
@@ -210,16 +220,23 @@ class Reader:
             frames.append(frame)
             offset += sealed[number]
         need(found_tags == tags, f"tags of {key}")
-        return Pack(page_size, frames)
+        return Pack(page_size, plain, frames)
 
     def _pack_of(self, owner: str, number: int) -> Pack:
         if (owner, number) not in self._packs:
             context = f"{self.place}/packs/{owner}/{number:08d}"
-            (path,) = (self.root / self.place / "packs" / owner).glob(f"{number:08d}-*")
-            name = path.name.partition("-")[2]
-            need(blake3.blake3(path.read_bytes()).hexdigest() == name, f"name of {path.name}")
-            key = str(path.relative_to(self.root))
-            self._packs[owner, number] = self.pack(key, PACK, context)
+            paths = sorted((self.root / self.place / "packs" / owner).glob(f"{number:08d}[-.]*"))
+            frames: list[bytes | None] = []
+            # The one with the greatest name, and where that left frames out the one before it.
+            for path in reversed(paths):
+                name = path.name.partition("-")[2]
+                need(blake3.blake3(path.read_bytes()).hexdigest() == name, f"name of {path.name}")
+                found = self.pack(str(path.relative_to(self.root)), PACK, context)
+                frames = [
+                    old if old is not None else new
+                    for old, new in zip(frames or [None] * len(found.frames), found.frames, strict=True)
+                ]
+                self._packs[owner, number] = Pack(found.page_size, found.lengths, frames)
         return self._packs[owner, number]
 
     # Section 6

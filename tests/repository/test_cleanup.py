@@ -88,7 +88,7 @@ class Past:
         seen = look_at(
             [self.open(bucket)], policy.pitr_days, Job(), locks=locks, clock=lambda: self.bucket.now - ahead
         )
-        return decide(seen, policy, "main")
+        return decide(seen, policy, "main", Job())
 
     def clean(self, policy: RetentionPolicy = NEWEST, bucket: Bucket | None = None) -> CleanupReport:
         return carry_out(self.plan(policy, bucket), Job(), time.monotonic())
@@ -452,7 +452,7 @@ def test_both_copies_are_cleaned_and_a_crash_between_them_is_mended(past: Past) 
             Repository(second, KEY, "main", past.bucket),
         ]
         seen = look_at(repositories, 0, Job(), clock=lambda: past.bucket.now)
-        return carry_out(decide(seen, NEWEST, "main"), Job(), time.monotonic())
+        return carry_out(decide(seen, NEWEST, "main", Job()), Job(), time.monotonic())
 
     def plug(verb: str, key: str) -> None:
         if verb == "delete" and key.endswith("/manifest"):
@@ -493,7 +493,7 @@ def test_what_is_spared_is_spared_in_both_copies(past: Past) -> None:
     here = Hooked(past.bucket, pin)
     repositories = [Repository(here, KEY, "main", mirror), Repository(mirror, KEY, "main", here)]
     seen = look_at(repositories, 0, Job(), clock=lambda: past.bucket.now)
-    report = carry_out(decide(seen, NEWEST, "main"), Job(), time.monotonic())
+    report = carry_out(decide(seen, NEWEST, "main", Job()), Job(), time.monotonic())
     assert report.spared == (old,) and old in past.check()
     assert before <= mirror.objects.keys() and len(before) >= 3
 

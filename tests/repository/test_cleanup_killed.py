@@ -31,7 +31,7 @@ POINTS = ("marked", "abandoned", "withdrawing", "packs", "small", "unmarked")
 
 def clean(root: str, at: datetime) -> None:
     seen = look_at([Repository(LocalBucket(Path(root)), KEY, "main")], 0, Job(), clock=lambda: at)
-    prepared = decide(seen, policy_of(last=1, at_least=1, pitr_days=0), "main")
+    prepared = decide(seen, policy_of(last=1, at_least=1, pitr_days=0), "main", Job())
     carry_out(prepared, Job(), time.monotonic())
 
 
