@@ -7,15 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from pgproof.actions.cleanup_lists import kept_last, refuse_holes, refuse_wrong_clock
 from pgproof.actions.opening import open_repository
-from pgproof.errors import DataError, PreconditionError
+from pgproof.errors import DataError
 from pgproof.model.collection import StoredBackup, StoredRun
 from pgproof.model.config import BackupConfig, BackupType
 from pgproof.model.job import Job
 from pgproof.model.manifest import PHYSICAL
 from pgproof.model.pin import Pin
 from pgproof.model.report import VerificationSummary
-from pgproof.model.retention import CLOCK_SLACK, Candidate, RetentionPlan, reference_time
+from pgproof.model.retention import Candidate, RetentionPlan, reference_time
 from pgproof.model.timelines import TimelineHistory
 from pgproof.model.wal_retention import WalBase, window_bases
 from pgproof.repository.catalog import summarise
@@ -24,7 +25,6 @@ from pgproof.repository.object_lock import bucket_of, default_lock
 from pgproof.repository.opening import open_mirror
 from pgproof.repository.pins import read_pin
 from pgproof.repository.repository import Repository
-from pgproof.repository.sealing import Kind
 from pgproof.repository.survey import Clock, ManifestReader, Survey, our_clock, read_manifests, survey
 from pgproof.repository.wal_archive import WalArchive
 
@@ -181,10 +181,12 @@ def look_at(
 ) -> CleanupSurvey:
     """`repositories` are the copies, each with another one behind it."""
     archive = WalArchive.open(repositories[0])
+    # Before the lists: what came in and was kept meanwhile, by another cleanup, cannot be in them.
+    kept = [kept_last(repository) for repository in repositories]
     copies = [survey(repository, archive.segment_size, job, clock) for repository in repositories]
-    for copy in copies:
-        _refuse_wrong_clock(copy)
-        _refuse_holes(copy)
+    for copy, there in zip(copies, kept, strict=True):
+        refuse_wrong_clock(copy)
+        refuse_holes(copy, there)
     reader = ManifestReader(repositories[0], {name for copy in copies for name in copy.maps})
     backups: dict[str, StoredBackup] = {}
     unreadable: dict[str, str] = {}
@@ -210,38 +212,6 @@ def look_at(
         notes=tuple(notes),
         clock=clock,
     )
-
-
-def _refuse_wrong_clock(copy: Survey) -> None:
-    if abs(copy.skew) > CLOCK_SLACK:
-        raise PreconditionError(
-            "the store's clock differs from this machine's by too much to judge ages",
-            hint="set the wrong one of the two (NTP), then run this again; nothing was removed",
-            location=copy.repository.bucket.location,
-            seconds=round(copy.skew.total_seconds()),
-        )
-
-
-def _refuse_holes(copy: Survey) -> None:
-    """What the last cleanup kept is listed, or really gone. A list with holes would have us delete what is needed."""
-    repository = copy.repository
-    records = sorted((info.key for info in repository.bucket.list(repository.layout.cleanups)), reverse=True)
-    for key in records[:1]:
-        try:
-            kept = repository.read_json(Kind.CLEANUP, key).get("kept")
-        except DataError:
-            continue  # a record that rotted proves nothing
-        for backup_id in kept if isinstance(kept, list) else []:
-            if backup_id in copy.listed.manifests:
-                continue
-            manifest = repository.layout.manifest(str(backup_id))
-            if repository.bucket.head(manifest) is not None:
-                raise DataError(
-                    "the store's list lacks a backup that is there",
-                    hint="nothing may be deleted by such lists: see what is wrong with the store",
-                    key=manifest,
-                    location=repository.bucket.location,
-                )
 
 
 def _histories(

@@ -168,6 +168,19 @@ def test_a_pack_goes_only_when_nobody_names_it(past: Past) -> None:
     assert past.keys(f"/packs/{full}/") and not past.keys(f"/packs/{newest}/")
 
 
+def test_what_another_cleanup_keeps_meanwhile_is_no_hole_in_our_lists(past: Past) -> None:
+    past.take(FULL)
+    came: list[str] = []
+
+    def meanwhile(verb: str, key: str) -> None:
+        if verb == "list" and key == past.open().layout.packs and not came:
+            came.extend(past.take(FULL))
+            past.clean(policy_of(last=5, at_least=1, pitr_days=0))
+
+    past.plan(bucket=Hooked(past.bucket, meanwhile))
+    assert came
+
+
 @pytest.mark.parametrize("last_takes_effect", [False, True])
 def test_the_plug_is_pulled_after_each_change(last_takes_effect: bool) -> None:
     for calls in itertools.count():
