@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,14 +32,14 @@ FULL, INCREMENTAL = BackupType.FULL, BackupType.INCREMENTAL
 NEWEST = {"keep_last": 1, "keep_at_least": 1, "pitr_days": 0}
 
 
-def clean(doors: FrontDoors, **rules: Any) -> CleanupReport:
+def clean(doors: FrontDoors, *, compact: bool = False, **rules: Any) -> CleanupReport:
     manager = doors.manager(**{**NEWEST, **rules})
     infos = asyncio.run(manager.list_backups())
     # Stores tell whole seconds: one of a backup's own second lies before its end. And ids are never of the same second, so
     # that of quick backups runs ahead of the clock.
     newest = max(max(info.finished_at, datetime.fromisoformat(info.backup_id[:16])) for info in infos)
     wait_until(lambda: datetime.now(UTC).replace(microsecond=0) > newest, "the backup's second to end")
-    return asyncio.run(manager.cleanup(approved=True))
+    return asyncio.run(manager.cleanup(approved=True, compact=compact))
 
 
 def rows(place: Path, major: int = 18) -> int:
@@ -126,6 +128,43 @@ def test_a_mirror_is_cleaned_likewise(
     asyncio.run(doors.manager().copy_to_mirror())
     infos = asyncio.run(doors.manager(**alone(doors.config)).list_backups())
     assert [info.pinned_until is not None for info in infos] == [True, False]
+
+
+def test_packs_are_rewritten_in_a_directory_and_its_mirror(
+    cluster_factory: ClusterFactory, s3: S3Server, front_doors: OpenDoors, work_dir: Path
+) -> None:
+    """A pinned backup shares little with the full one that it was built on: most of that one goes, two days later."""
+    cluster = cluster_factory(18)
+    cluster.psql("CREATE TABLE t AS SELECT n, repeat(md5(n::text), 40) FROM generate_series(1, 1000) n")
+    random = "md5(random()::text) || md5(random()::text) || md5(random()::text)"
+    cluster.psql(f"CREATE TABLE dropped AS SELECT {random} FROM generate_series(1, 400000)")
+    there = s3.backup_config(s3_bucket=s3.make_bucket(f"mirror-{secrets.token_hex(6)}"))
+    doors = front_doors(cluster, **{name: getattr(there, name) for name in MIRROR_FIELDS})
+    first = doors.backup(FULL).backup_id
+    cluster.psql("DROP TABLE dropped")
+    cluster.psql("CHECKPOINT")
+    pinned = doors.backup(INCREMENTAL).backup_id
+    asyncio.run(doors.manager().keep_backup(pinned, why="the end of the year"))
+    last = doors.backup(FULL).backup_id
+    report = clean(doors, compact=True)
+    done = report.compaction
+    assert report.removed == (first,) and done is not None and not done.failed
+    assert done.packs >= 1 and done.stored_bytes < done.size_bytes / 2
+    for changes in ({}, alone(doors.config)):
+        assert all(doors.verify(each, VerifyLevel.FRAMES, **changes).ok for each in (pinned, last))
+    root = Path(doors.config.backup_dir or "")
+    packs = {path.name for path in (root / f"clusters/{doors.config.cluster}/packs/{first}").iterdir()}
+    then = time.time() - 3 * 86400
+    for path in root.rglob("*"):
+        os.utime(path, (then, then))
+    report = clean(doors)
+    # The mirror's are young yet.
+    assert [copy.freed_bytes for copy in report.copies] == [done.size_bytes, 0]
+    left = {path.name for path in (root / f"clusters/{doors.config.cluster}/packs/{first}").iterdir()}
+    assert len(packs - left) == done.packs
+    assert doors.verify(pinned, VerifyLevel.START).proven
+    doors.restore(pinned, work_dir / "r", request=RecoveryRequest(target_from(backup_end=True)))
+    assert rows(work_dir / "r") == 1000
 
 
 def test_a_bucket_with_object_lock(pg18: Cluster, s3: S3Server, front_doors: OpenDoors) -> None:
