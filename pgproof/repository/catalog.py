@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +19,7 @@ from pgproof.model.source_fingerprint import SourceFingerprint
 from pgproof.repository.bucket import Bucket
 from pgproof.repository.layout import ClusterLayout
 from pgproof.repository.pins import read_pin
+from pgproof.repository.read_ahead import ReadAhead
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
 
@@ -42,27 +42,32 @@ def list_backups(repository: Repository, backup_type: BackupType | None = None) 
             verifications.setdefault(backup_id, []).append(info.key)
         elif rest.startswith("pins/"):
             pins.setdefault(backup_id, []).append(info.key)
-    wanted = [b for b in committed if backup_type is None or f"-{backup_type}-" in b]
+    wanted = sorted(b for b in committed if backup_type is None or f"-{backup_type}-" in b)
+    keys: list[str] = []
+    for each in wanted:
+        keys += (repository.layout.manifest(each), *sorted(verifications.get(each, [])))
+    with ReadAhead(repository.bucket, keys) as bucket:
+        ahead = Repository(bucket, repository.key, repository.cluster, repository.mirror)
+        infos = (_described(ahead, each, verifications.get(each, []), pins.get(each, [])) for each in wanted)
+        return [info for info in infos if info is not None]
 
-    def describe(backup_id: str) -> BackupInfo | None:
-        try:
-            manifest = repository.read_manifest(backup_id)
-        except DataError as error:
-            return _damaged(repository, backup_id, error)
-        if manifest is None:
-            return None
-        try:
-            info = manifest.info(_summary(repository, verifications.get(backup_id, [])))
-        except DataError as error:
-            finding = Finding("damaged-object", str(error).partition("\n")[0])
-            info = replace(manifest.info(), findings=(*manifest.findings, finding))
-        pin = read_pin(repository, pins.get(backup_id, []))
-        return info if pin is None else replace(info, pinned_until=pin.until or FOR_GOOD)
 
-    # The time is spent waiting for an object store, so a few requests travel together.
-    with ThreadPoolExecutor(8, thread_name_prefix="pgproof-list") as pool:
-        found = [info for info in pool.map(describe, wanted) if info is not None]
-    return sorted(found, key=lambda info: info.backup_id)
+def _described(
+    repository: Repository, backup_id: str, verifications: list[str], pins: list[str]
+) -> BackupInfo | None:
+    try:
+        manifest = repository.read_manifest(backup_id)
+    except DataError as error:
+        return _damaged(repository, backup_id, error)
+    if manifest is None:
+        return None
+    try:
+        info = manifest.info(_summary(repository, verifications))
+    except DataError as error:
+        finding = Finding("damaged-object", str(error).partition("\n")[0])
+        info = replace(manifest.info(), findings=(*manifest.findings, finding))
+    pin = read_pin(repository, pins)
+    return info if pin is None else replace(info, pinned_until=pin.until or FOR_GOOD)
 
 
 def find_backup(repository: Repository, wanted: str, method: str | None = None) -> Manifest:
