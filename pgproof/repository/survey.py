@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -16,11 +17,10 @@ from pgproof.model.wal_names import parse_stored_name
 from pgproof.model.wal_retention import WalBase
 from pgproof.repository.bucket import ObjectInfo
 from pgproof.repository.layout import parse_pack_name
+from pgproof.repository.read_ahead import ReadAhead
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
 from pgproof.repository.store_clock import store_now
-
-_AT_ONCE = 8
 
 
 @dataclass
@@ -139,6 +139,15 @@ class ManifestReader:
         self._bitmaps: dict[bytes, int] = {}
         self._histories: dict[bytes, bytes] = {}
 
+    @contextmanager
+    def ahead(self, ids: Iterable[str]) -> Iterator[ManifestReader]:
+        """The same for many, which are asked for before they are read in this order."""
+        ours = self._repository
+        with ReadAhead(ours.bucket, [ours.layout.manifest(each) for each in ids]) as bucket:
+            found = copy(self)
+            found._repository = Repository(bucket, ours.key, ours.cluster, ours.mirror)
+            yield found
+
     def read(self, backup_id: str) -> StoredBackup | str | None:
         """What a manifest names, why it cannot be read, or None for a run that was given up."""
         try:
@@ -197,8 +206,9 @@ def read_manifests(
     """Fill in what manifests say, and intents where there is none that can be read. `known` are those of the other copy."""
     found.backups.update((each, known[each]) for each in found.listed.manifests if each in known)
     ids = sorted(found.listed.manifests.keys() - known.keys())
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="pgproof-cleanup") as pool:
-        for number, (backup_id, stored) in enumerate(zip(ids, pool.map(reader.read, ids), strict=True)):
+    with reader.ahead(ids) as ahead:
+        for number, backup_id in enumerate(ids):
+            stored = ahead.read(backup_id)
             job.checkpoint()
             job.report("reading manifests", number, len(ids))
             if stored is None:
