@@ -345,6 +345,14 @@ class BackupManager:
             "keys add", lambda _job: add_key(self.config, new_passphrase), lambda slot: slot.slot_id
         )
 
+    async def add_recovery_key(self) -> tuple[KeySlot, str]:
+        """One more recovery key: its slot, and the key, which nobody can show again."""
+        from pgproof.actions.manage_keys import add_recovery_key
+
+        return await self.run_recorded(
+            "keys add", lambda _job: add_recovery_key(self.config), lambda made: made[0].slot_id
+        )
+
     async def remove_key(self, slot_id: str) -> None:
         """Remove a key slot, but neither the last one nor the one in use."""
         from pgproof.actions.manage_keys import remove_key

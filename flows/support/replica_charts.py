@@ -30,7 +30,7 @@ _SHOWN = 10
 
 
 def lag_chart(series: LagSeries, title: str) -> Chart:
-    """Dashed lines are the limits. Below, a bar for each node: red while it did not answer, empty where nobody looked."""
+    """Dashed lines are the limits. Below, a bar for each node: orange while it did not answer, empty where nobody looked."""
     names = list(series.nodes)[:_SHOWN]
     first, second = 60.0, 60.0 + _PANEL + 34
     rows = second + _PANEL + 44

@@ -10,7 +10,7 @@ from pgproof.failpoints import failpoint
 from pgproof.model.config import BackupConfig
 from pgproof.repository import unlocking
 from pgproof.repository.bucket import Bucket
-from pgproof.repository.keyring import RECOVERY, KeySlot
+from pgproof.repository.keyring import PASSPHRASE, RECOVERY, KeySlot, new_recovery_key
 from pgproof.repository.layout import REPOSITORY, key_slot
 from pgproof.repository.mirror import refuse_stranger
 from pgproof.repository.opening import open_bucket, open_mirror
@@ -27,6 +27,13 @@ def add_key(config: BackupConfig, new_passphrase: str) -> KeySlot:
     bucket, unlocked = unlock_for_keys(config)
     failpoint("keys.unlocked")
     return _add(config, bucket, unlocked.key, new_passphrase)
+
+
+def add_recovery_key(config: BackupConfig) -> tuple[KeySlot, str]:
+    """One more recovery key, which is shown once and stored nowhere. Those that are there go on opening the repository."""
+    bucket, unlocked = unlock_for_keys(config)
+    recovery_key = new_recovery_key()
+    return _add(config, bucket, unlocked.key, recovery_key, RECOVERY), recovery_key
 
 
 def remove_key(config: BackupConfig, slot_id: str) -> None:
@@ -54,8 +61,10 @@ def change_key(config: BackupConfig, new_passphrase: str) -> KeySlot:
     return slot
 
 
-def _add(config: BackupConfig, bucket: Bucket, key: RepositoryKey, new_passphrase: str) -> KeySlot:
-    slot = unlocking.add_slot(bucket, key, new_passphrase, datetime.now(UTC))
+def _add(
+    config: BackupConfig, bucket: Bucket, key: RepositoryKey, secret: str, kind: str = PASSPHRASE
+) -> KeySlot:
+    slot = unlocking.add_slot(bucket, key, secret, datetime.now(UTC), kind)
     mirror = _mirror(config, bucket)
     if mirror is not None:
         mirror.create(key_slot(slot.slot_id), bucket.read(key_slot(slot.slot_id)))

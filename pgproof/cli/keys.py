@@ -9,10 +9,11 @@ from pgproof.cli import text
 from pgproof.cli.engine import open_backups
 from pgproof.cli.exits import Exit
 from pgproof.cli.options import Parser, Subparsers, add_command
-from pgproof.cli.passphrase import new_passphrase
+from pgproof.cli.passphrase import new_passphrase, show_recovery_key
 from pgproof.cli.screen import Screen
 from pgproof.cli.text import Column, Table
 from pgproof.cli.waiting import wait_for
+from pgproof.errors import PreconditionError
 
 
 def add_commands(commands: Subparsers) -> None:
@@ -27,6 +28,11 @@ def add_commands(commands: Subparsers) -> None:
     remove = add_command(actions, "remove", remove_key, "remove a key slot")
     remove.add_argument("slot_id", metavar="SLOT", help="as shown by 'keys list'")
     change = add_command(actions, "change", change_key, "replace the passphrase that is in use")
+    add.add_argument(
+        "--recovery",
+        action="store_true",
+        help="make one more recovery key in place of a passphrase, and print it once",
+    )
     for parser in (add, change):
         parser.add_argument(
             "--new-passphrase-file", metavar="FILE", help="read it from a file's first line, do not ask"
@@ -48,6 +54,17 @@ def list_keys(args: argparse.Namespace, screen: Screen) -> int:
 
 def add_key(args: argparse.Namespace, screen: Screen) -> int:
     manager = open_backups(args)
+    if args.recovery:
+        if args.new_passphrase_file:
+            raise PreconditionError(
+                "a recovery key is made, not chosen",
+                hint="take --recovery or --new-passphrase-file, not both",
+            )
+        slot, recovery_key = wait_for(manager.add_recovery_key())
+        screen.document({**slot.to_json(), "recovery_key": recovery_key})
+        screen.say(f"Key slot {slot.slot_id} added.")
+        show_recovery_key(screen, recovery_key)
+        return Exit.OK
     slot = wait_for(manager.add_key(new_passphrase(args.new_passphrase_file)))
     screen.document(slot.to_json())
     screen.say(f"Key slot {slot.slot_id} added.")

@@ -1,10 +1,11 @@
-"""Asking for a new passphrase on the terminal."""
+"""Secrets on the terminal: new passphrases are asked for, a recovery key is shown once."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+from pgproof.cli.screen import Screen
 from pgproof.errors import PreconditionError
 
 _ATTEMPTS = 3
@@ -47,3 +48,15 @@ def new_passphrase(file: str | None) -> str:
         "there is no terminal to ask for the new passphrase on",
         hint="give a file with --new-passphrase-file",
     )
+
+
+def show_recovery_key(screen: Screen, key: str) -> None:
+    """Once: it is stored nowhere."""
+    screen.say()
+    screen.say("RECOVERY KEY, shown only this once:", "bold")
+    screen.say()
+    screen.say(f"    {key}", "bold green")
+    screen.say()
+    screen.say("Print it or write it down and keep it away from this machine. If the passphrase is lost,")
+    screen.say("it is the only way to your backups: give it in place of the passphrase.")
+    screen.say("Whoever has it can read every backup in this repository.")

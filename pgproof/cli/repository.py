@@ -8,7 +8,7 @@ import os
 from pgproof.cli.engine import open_backups
 from pgproof.cli.exits import Exit
 from pgproof.cli.options import Subparsers, add_command
-from pgproof.cli.passphrase import ask_new_passphrase, can_ask
+from pgproof.cli.passphrase import ask_new_passphrase, can_ask, show_recovery_key
 from pgproof.cli.screen import Screen
 from pgproof.cli.settings import load_settings
 from pgproof.cli.waiting import wait_for
@@ -50,23 +50,12 @@ def initialise(args: argparse.Namespace, screen: Screen) -> int:
     screen.say(f"Repository {report.repository_id} made in {report.location}")
     screen.checks(report.guarantees)
     if report.recovery_key:
-        _show_recovery_key(screen, report.recovery_key)
+        show_recovery_key(screen, report.recovery_key)
     elif not report.encrypted:
         screen.warn("Without encryption: whoever can read the repository can read your data.")
     if asked:
         screen.say("Other commands take the passphrase from BACKUP_PASSPHRASE or BACKUP_PASSPHRASE_FILE.")
     return Exit.OK
-
-
-def _show_recovery_key(screen: Screen, key: str) -> None:
-    screen.say()
-    screen.say("RECOVERY KEY, shown only this once:", "bold")
-    screen.say()
-    screen.say(f"    {key}", "bold green")
-    screen.say()
-    screen.say("Print it or write it down and keep it away from this machine. If the passphrase is lost,")
-    screen.say("it is the only way to your backups: give it in place of the passphrase.")
-    screen.say("Whoever has it can read every backup in this repository.")
 
 
 def check(args: argparse.Namespace, screen: Screen) -> int:

@@ -140,7 +140,9 @@ def list_slots(bucket: Bucket) -> list[KeySlot]:
     return sorted((slot for slot in slots if slot is not None), key=lambda slot: slot.created_at)
 
 
-def add_slot(bucket: Bucket, key: RepositoryKey, secret: str, now: datetime) -> KeySlot:
+def add_slot(
+    bucket: Bucket, key: RepositoryKey, secret: str, now: datetime, kind: str = keyring.PASSPHRASE
+) -> KeySlot:
     """Wrap the master key once more. Raises PreconditionError without encryption or for an empty secret."""
     if key.suite is Suite.NONE:
         raise PreconditionError(
@@ -149,11 +151,11 @@ def add_slot(bucket: Bucket, key: RepositoryKey, secret: str, now: datetime) -> 
         )
     if not secret:
         raise PreconditionError("the new passphrase is empty", hint="give one of a dozen characters or more")
-    slot_id, data = keyring.make_slot(read_description(bucket), key.master, secret, keyring.PASSPHRASE, now)
+    slot_id, data = keyring.make_slot(read_description(bucket), key.master, secret, kind, now)
     failpoint("keys.wrapped")
     bucket.create(layout.key_slot(slot_id), data)
     failpoint("keys.added")
-    return KeySlot(slot_id, keyring.PASSPHRASE, now)
+    return KeySlot(slot_id, kind, now)
 
 
 def remove_slot(bucket: Bucket, slot_id: str) -> None:
