@@ -78,8 +78,8 @@ def cleanup_report(report: CleanupReport) -> str:
     ]
     if (done := report.compaction) is not None:
         told.append(
-            f"{done.packs} packs were rewritten, {human_size(done.size_bytes)} as {human_size(done.stored_bytes)}; the old "
-            f"ones go with a cleanup after {human_time(done.frees_at)}"
+            f"{done.packs} packs were rewritten, {human_size(done.size_bytes)} as {human_size(done.stored_bytes)}"
+            + (f"; the old ones go with a cleanup after {human_time(done.frees_at)}" if done.packs else "")
         )
         told += [f"not rewritten: {each}" for each in done.failed[:20]]
     told += [f"not deleted: {each}" for copy in report.copies for each in copy.refused[:20]]

@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pgproof.actions.cleanup_survey import CleanupSurvey, look
@@ -156,18 +156,17 @@ def carry_out(prepared: PreparedCleanup, job: Job, begun: float) -> CleanupRepor
             collector.collect(copy, garbage)
             for copy, garbage in zip(seen.copies, prepared.garbage, strict=True)
         ]
-        rewritten = compact(seen, prepared.compaction, job)
         report = CleanupReport(
             plan=prepared.plan,
             copies=tuple(_copy_report(each) for each in collected),
             seconds=time.monotonic() - begun,
             spared=tuple(sorted({each for done in collected for each in done.spared})),
             by=f"{whoami()}, pid {os.getpid()}",
-            compaction=rewritten,
         )
         for copy in seen.copies:
             _record(copy, report, seen.clock())
-    return report
+        # Behind the record of what has gone: it may take hours, and nothing depends on it.
+        return replace(report, compaction=compact(seen, prepared.compaction, collector.may_need_more, job))
 
 
 def _needed(seen: CleanupSurvey, plan: RetentionPlan, dead: dict[str, StoredRun]) -> Needed:
@@ -187,7 +186,7 @@ def _needed(seen: CleanupSurvey, plan: RetentionPlan, dead: dict[str, StoredRun]
 
 def _copy_plan(copy: Survey, garbage: Garbage, withdrawn: frozenset[str]) -> CopyPlan:
     packs = sum(info.size for packs in copy.packs.values() for info in packs.values())
-    packs += sum(info.size for _owner, _number, info in copy.older)
+    packs += sum(info.size for objects in copy.older.values() for info in objects)
     maps = sum(info.size for info in copy.maps.values())
     wal = sum(info.size for objects in copy.wal.values() for info in objects)
     return CopyPlan(
@@ -226,6 +225,5 @@ def _record(copy: Survey, report: CleanupReport, at: datetime) -> None:
             "kept": [each for each in report.plan.retention.kept if each in copy.listed.manifests],
             "removed": {each: list(report.plan.retention.of(each).reasons) for each in report.removed},
             "copies": [each.to_json() for each in report.copies],
-            **({"compaction": report.compaction.to_json()} if report.compaction else {}),
         },
     )

@@ -7,10 +7,9 @@ read from there (docs/decisions/0019-compaction.md).
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +25,20 @@ from pgproof.model.live_pages import LivePages
 from pgproof.repository.bucket import ObjectInfo
 from pgproof.repository.compacting import MOST_REWRITINGS, rewrite
 from pgproof.repository.escape_hatch import ensure_restore_script
+from pgproof.repository.garbage import Replaced
 from pgproof.repository.pack_versions import rewriting_of
 from pgproof.repository.packs import PackIndex
+from pgproof.repository.sealing import object_name
 from pgproof.repository.survey import Survey
 
 _log = logging.getLogger(__name__)
 
 _AT_ONCE = 8
 _BATCH = 64
+# Each holds two packs in memory.
+_REWRITTEN_AT_ONCE = 3
+
+_Pack = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class Compaction:
     there are no `rewritings`, unless they were asked for. `notes` say why something is not done."""
 
     rewritings: list[Rewriting] = field(default_factory=list)
-    replaced: list[list[ObjectInfo]] = field(default_factory=list)
+    replaced: list[list[Replaced]] = field(default_factory=list)
     plan: CompactionPlan | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -71,23 +76,15 @@ def plan_compaction(
         unknown = needed.all_packs or owner in needed.runs or owner in seen.unreadable
         return owner not in kept and not unknown and needed.needs_pack(owner, number)
 
-    ripe = [
-        [(owner, number, info) for owner, number, info in _ripe(copy) if left_behind(owner, number)]
-        for copy in seen.copies
+    first = seen.copies[0]
+    ripe = [[name for name in _ripe(copy) if left_behind(*name)] for copy in seen.copies]
+    candidates = [
+        (owner, number)
+        for owner, packs in sorted(first.packs.items() if asked else ())
+        for number, info in sorted(packs.items())
+        if left_behind(owner, number) and rewriting_of(info) < MOST_REWRITINGS
     ]
-    candidates: list[tuple[str, int, ObjectInfo]] = []
-    if asked:
-        first = seen.copies[0]
-        candidates = [
-            (owner, number, info)
-            for owner, packs in sorted(first.packs.items())
-            for number, info in sorted(packs.items())
-            if left_behind(owner, number) and rewriting_of(info) < MOST_REWRITINGS
-        ]
-        found.plan = CompactionPlan(len(candidates), 0, 0, 0)
-    owners = {owner for owner, _number, _info in (*candidates, *(each for some in ripe for each in some))}
-    if not owners:
-        return found
+    owners = {owner for owner, _number in (*candidates, *(name for some in ripe for name in some))}
     try:
         live = _live_pages(seen, kept, owners, job)
     except DataError as error:
@@ -96,10 +93,7 @@ def plan_compaction(
         )
         return found
     for copy, some, gone in zip(seen.copies, ripe, found.replaced, strict=True):
-        newest = [(owner, number, copy.packs[owner][number]) for owner, number, _info in some]
-        for (owner, number, info), index in zip(some, _indexes(copy, newest, job), strict=True):
-            if index is not None and not (_frames(index, live, owner, number) & index.left_out).any():
-                gone.append(info)
+        gone += _replaced(copy, some, live, job)
     if asked:
         found.rewritings = list(_rewritings(seen, candidates, live, job))
         found.plan = CompactionPlan(
@@ -111,55 +105,79 @@ def plan_compaction(
     return found
 
 
-def compact(seen: CleanupSurvey, compaction: Compaction, job: Job) -> CompactionReport | None:
+def compact(
+    seen: CleanupSurvey, compaction: Compaction, spared: Callable[[str, int], bool], job: Job
+) -> CompactionReport | None:
     """Rewrite what was planned, in the first copy and in each other one that has the pack. None if it was not asked for.
 
-    A pack that is damaged stays as it is, and is told. Raises the stores' errors.
+    `spared` tells of packs that somebody may need more of than the plan knew. A pack that is damaged stays as it is, and is
+    told. Raises the stores' errors.
     """
     if compaction.plan is None:
         return None
     first, *others = seen.copies
-    done = before = after = 0
-    failed: list[str] = []
-    for copy in seen.copies if compaction.rewritings else ():
-        ensure_restore_script(copy.repository.bucket)
-    for number, each in enumerate(compaction.rewritings):
+
+    def one(each: Rewriting) -> tuple[int, int] | str | None:
         job.checkpoint()
-        job.report("rewriting packs", number, len(compaction.rewritings))
-        if first.repository.bucket.head(each.info.key) is None:
-            continue  # it was collected after all
+        # It may have been collected after all.
+        if spared(each.owner, each.number) or first.repository.bucket.head(each.info.key) is None:
+            return None
         failpoint("compact.begun")
+        older = first.older.get((each.owner, each.number), [])
         try:
-            key, data = rewrite(first.repository, each.owner, each.number, each.info, each.keep, job)
+            key, data = rewrite(first.repository, each.owner, each.number, each.info, older, each.keep, job)
         except DataError as error:
-            failed.append(str(error).partition("\n")[0])
-            continue
+            return str(error).partition("\n")[0]
         for other in others:
             if each.number in other.packs.get(each.owner, {}):
                 other.repository.create_pack(key.rpartition("-")[0], data)
-        done, before, after = done + 1, before + each.info.size, after + len(data)
+        return each.info.size, len(data)
+
+    for copy in seen.copies if compaction.rewritings else ():
+        ensure_restore_script(copy.repository.bucket)
+    done: list[tuple[int, int]] = []
+    failed: list[str] = []
+    with ThreadPoolExecutor(_REWRITTEN_AT_ONCE, thread_name_prefix="pgproof-compact") as pool:
+        for at in range(0, len(compaction.rewritings), _BATCH):
+            job.report("rewriting packs", at, len(compaction.rewritings))
+            for result in pool.map(one, compaction.rewritings[at : at + _BATCH]):
+                if isinstance(result, str):
+                    failed.append(result)
+                elif result is not None:
+                    done.append(result)
     for other in others:
-        _catch_up(first, other, job)
-    _log.info("compaction packs=%d size=%d stored=%d failed=%d", done, before, after, len(failed))
-    return CompactionReport(done, before, after, seen.clock() + first.skew + STAYS, tuple(failed))
+        failed += _catch_up(first, other, spared, job)
+    before, after = (sum(sizes[n] for sizes in done) for n in (0, 1))
+    _log.info("compaction packs=%d size=%d stored=%d failed=%d", len(done), before, after, len(failed))
+    return CompactionReport(len(done), before, after, seen.clock() + first.skew + STAYS, tuple(failed))
 
 
-def _catch_up(first: Survey, other: Survey, job: Job) -> None:
-    """What an earlier compaction could not copy any more."""
+def _catch_up(first: Survey, other: Survey, spared: Callable[[str, int], bool], job: Job) -> Iterator[str]:
+    """Copy what an earlier compaction could not copy any more; yields what is damaged."""
     for owner, packs in first.packs.items():
         for number, info in packs.items():
             there = other.packs.get(owner, {}).get(number)
-            if there is not None and there.key < info.key and rewriting_of(info):
-                job.checkpoint()
-                data = first.repository.bucket.read_range(info.key, 0, info.size)
+            if there is None or there.key >= info.key or not rewriting_of(info) or spared(owner, number):
+                continue
+            job.checkpoint()
+            # What a cleanup has just collected here or there is not brought back.
+            if any(
+                copy.repository.bucket.head(key) is None
+                for copy, key in ((first, info.key), (other, there.key))
+            ):
+                continue
+            data = first.repository.bucket.read_range(info.key, 0, info.size)
+            if info.key.endswith(f"-{object_name(data)}"):
                 other.repository.create_pack(info.key.rpartition("-")[0], data)
+            else:
+                yield f"a pack is damaged and was not copied (key={info.key})"
 
 
-def _ripe(copy: Survey) -> Iterator[tuple[str, int, ObjectInfo]]:
-    """What has a newer object beside it that everybody knows by now."""
-    for owner, number, info in copy.older:
+def _ripe(copy: Survey) -> Iterator[_Pack]:
+    """What has a newer object that everybody knows by now."""
+    for owner, number in sorted(copy.older):
         if copy.now - copy.packs[owner][number].modified > STAYS:
-            yield owner, number, info
+            yield owner, number
 
 
 def _live_pages(seen: CleanupSurvey, kept: Collection[str], owners: Collection[str], job: Job) -> LivePages:
@@ -184,13 +202,15 @@ def _live_pages(seen: CleanupSurvey, kept: Collection[str], owners: Collection[s
 
 
 def _indexes(
-    copy: Survey, packs: Sequence[tuple[str, int, ObjectInfo]], job: Job
-) -> Iterator[PackIndex | None]:
-    """In order; None for one that cannot be read, which stays as it is."""
+    copy: Survey, packs: Sequence[tuple[str, int, ObjectInfo]], live: LivePages, job: Job
+) -> Iterator[tuple[PackIndex, npt.NDArray[np.bool_]] | None]:
+    """In order the index of each object, and which frames are needed; None for one that cannot be read, or does not fit
+    what backups name. No other object serves in its place."""
 
-    def read(each: tuple[str, int, ObjectInfo]) -> PackIndex | None:
+    def read(each: tuple[str, int, ObjectInfo]) -> tuple[PackIndex, npt.NDArray[np.bool_]] | None:
         try:
-            return copy.repository.open_pack(each[2]).index
+            index = copy.repository.open_pack(each[2]).index
+            return index, index.frames_of(*live.of(*each[:2]))
         except DataError as error:
             _log.warning("a pack is not looked into: %s", error)
             return None
@@ -202,22 +222,39 @@ def _indexes(
             yield from pool.map(read, packs[at : at + _BATCH])
 
 
-def _frames(index: PackIndex, live: LivePages, owner: str, number: int) -> npt.NDArray[np.bool_]:
-    return index.frames_of(*live.of(owner, number))
+def _replaced(copy: Survey, packs: Sequence[_Pack], live: LivePages, job: Job) -> Iterator[Replaced]:
+    """The older objects of packs whose newest has all that is needed, as far as it can be read: who removes them looks again."""
+    newest = [(*name, copy.packs[name[0]][name[1]]) for name in packs]
+    oldest = [(*name, copy.older[name][-1]) for name in packs]
+    for name, here, first in zip(
+        packs, _indexes(copy, newest, live, job), _indexes(copy, oldest, live, job), strict=True
+    ):
+        known = here or first
+        if known is None or (here is not None and (here[1] & here[0].left_out).any()):
+            continue
+        for info in copy.older[name]:
+            yield Replaced(*name, info, known[1])
 
 
 def _rewritings(
-    seen: CleanupSurvey, candidates: Sequence[tuple[str, int, ObjectInfo]], live: LivePages, job: Job
-) -> Iterable[Rewriting]:
+    seen: CleanupSurvey, candidates: Sequence[_Pack], live: LivePages, job: Job
+) -> Iterator[Rewriting]:
     first = seen.copies[0]
-    for (owner, number, info), index in zip(candidates, _indexes(first, candidates, job), strict=True):
-        if index is None or _locked(info, first.now, seen.locks[0]):
+    packs = [(*name, first.packs[name[0]][name[1]]) for name in candidates]
+    for (owner, number, info), found in zip(packs, _indexes(first, packs, live, job), strict=True):
+        if found is None or _locked(seen, owner, number):
             continue
-        keep = _frames(index, live, owner, number)
+        index, keep = found
         live_bytes = int(index.sealed_lengths[keep].sum(dtype=np.int64))
         if live_bytes < LIVE * info.size:
             yield Rewriting(owner, number, info, keep, live_bytes)
 
 
-def _locked(info: ObjectInfo, now: datetime, lock: timedelta | None) -> bool:
-    return lock is not None and info.modified + lock > now + STAYS
+def _locked(seen: CleanupSurvey, owner: str, number: int) -> bool:
+    """Whether Object Lock keeps the old one in any copy for longer than it would stay."""
+    return any(
+        lock is not None
+        and (info := copy.packs.get(owner, {}).get(number)) is not None
+        and info.modified + lock > copy.now + STAYS
+        for copy, lock in zip(seen.copies, seen.locks, strict=True)
+    )

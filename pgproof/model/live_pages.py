@@ -1,6 +1,7 @@
 """Which pages of packs are named by any of many maps: intervals, merged as they come. Pure.
 
-Memory goes by how scattered the pages are, 24 bytes an interval, and not by how many maps name them.
+Memory goes by how scattered the pages are and not by how many maps name them: 24 bytes an interval, five times that while they
+are merged.
 """
 
 from __future__ import annotations
@@ -52,9 +53,10 @@ class LivePages:
         number = self._numbers.get(owner)
         if number is None:
             return np.empty(0, np.int64), np.empty(0, np.int64)
-        left, right = np.searchsorted(self._merged["owner"], [number, number + 1])
+        # Of the columns' own type: otherwise numpy would convert the whole column each time.
+        left, right = np.searchsorted(self._merged["owner"], np.array([number, number + 1], np.uint32))
         packs = self._merged["pack"][left:right]
-        begin, end = left + np.searchsorted(packs, [pack, pack + 1])
+        begin, end = left + np.searchsorted(packs, np.array([pack, pack + 1], np.uint32))
         rows = self._merged[begin:end]
         return rows["first"], rows["end"]
 

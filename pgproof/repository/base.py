@@ -140,7 +140,7 @@ class Base:
             OrderedDict()
         )
         self._segment_bytes = 0
-        self._objects: dict[int, dict[int, ObjectInfo]] = {}
+        self._objects: dict[int, dict[int, list[ObjectInfo]]] = {}
         self._coming: dict[tuple[int, int], Future[_Tags | None]] = {}
         self._tags: OrderedDict[tuple[int, int], _Tags | None] = OrderedDict()
         self._tag_bytes = 0
@@ -180,10 +180,10 @@ class Base:
             self._objects[owner] = self._list(owner)
         self._coming[owner, pack] = self._reader.submit(self._read, owner, pack)
 
-    def _list(self, owner: int) -> dict[int, ObjectInfo]:
+    def _list(self, owner: int) -> dict[int, list[ObjectInfo]]:
         name = self.owners[owner - self._first_owner]
         try:
-            return self._repository.pack_objects(name)
+            return self._repository.pack_versions(name)
         except DataError as error:
             self._give_up(f"{self._repository.layout.packs_of(name)}*", error)
             return {}
@@ -191,18 +191,16 @@ class Base:
     def _read(self, owner: int, pack: int) -> _Tags | None:
         name = self.owners[owner - self._first_owner]
         context = self._repository.layout.pack_context(name, pack)
-        info = self._objects[owner].get(pack)
-        if info is None or (name, pack) in self._damaged:
+        versions = self._objects[owner].get(pack)
+        if versions is None or (name, pack) in self._damaged:
             self._give_up(context, DataError("missing or known to be damaged"))
             return None
         try:
-            index = self._repository.open_pack(info).index
+            reader = self._repository.open_pack(versions[0], versions[1:])
+            return reader.tags() if reader.index.page_size == self._manifest.block_size else None
         except DataError as error:
             self._give_up(context, error)
             return None
-        if index.page_size != self._manifest.block_size:
-            return None
-        return index.tags
 
     def _segment(self, at: int) -> tuple[Segment | None, dict[bytes, FileEntry], list[int]]:
         found = self._segments.pop(at, None)

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,9 +18,9 @@ from pgproof.errors import ConflictError, DataError, EngineError, PreconditionEr
 from pgproof.failpoints import failpoint
 from pgproof.model.collection import Needed, StoredBackup, StoredRun
 from pgproof.model.job import Job
-from pgproof.repository.compacting import check_whole
+from pgproof.repository.compacting import rewrite, serves_for
 from pgproof.repository.condemned import condemn
-from pgproof.repository.garbage import Garbage
+from pgproof.repository.garbage import Garbage, Replaced
 from pgproof.repository.pins import read_pin
 from pgproof.repository.sealing import Kind
 from pgproof.repository.survey import Clock, ManifestReader, Survey, list_backup_objects, our_clock
@@ -185,7 +185,6 @@ class Collector:
                 if not needed.needs_pack(owner, number)
             ],
         )
-        self._delete_some("packs", found, list(self._replaced(found, garbage)))
         self._delete_some(
             "maps",
             found,
@@ -209,20 +208,39 @@ class Collector:
         # The intent last: it explains the others.
         small.sort(key=lambda each: each[0].endswith("/intent"))
         self._delete_some("small", found, small)
+        self._delete_replaced(found, garbage.replaced)
 
-    def _replaced(self, found: Survey, garbage: Garbage) -> Iterator[tuple[str, int]]:
-        """What packs were rewritten from, if all of the new object can be read here, and nobody came who may need more."""
+    def _delete_replaced(self, found: Survey, replaced: Sequence[Replaced]) -> None:
+        """Last, because the newer objects are read for it, and nothing else waits for that."""
+        failpoint("cleanup.replaced")
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="pgproof-replaced") as pool:
+            for at in range(0, len(replaced), _AT_ONCE):
+                self._in_time()
+                self._job.checkpoint()
+                self._job.report("reading rewritten packs", at, len(replaced))
+                list(pool.map(lambda each: self._delete_old(found, each), replaced[at : at + _AT_ONCE]))
+
+    def _delete_old(self, found: Survey, old: Replaced) -> None:
+        """What a pack was rewritten from, if the new object is whole here and has all that is needed. If it is damaged, the
+        pack is written once more from what is left, and everything else stays."""
+        if self.may_need_more(old.owner, old.number):
+            return
+        newest, older = found.packs[old.owner][old.number], found.older[old.owner, old.number]
+        try:
+            if serves_for(found.repository, newest, old.info, old.live):
+                self._delete("packs", found, old.info.key, old.info.size)
+            return
+        except DataError as error:
+            _log.warning("a rewritten pack is damaged and is written anew: %s", error)
+        try:
+            rewrite(found.repository, old.owner, old.number, newest, older, old.live, self._job)
+        except DataError as error:
+            self._done.refused.append(f"{old.info.key}: the pack cannot be rewritten: {error.message}")
+
+    def may_need_more(self, owner: str, number: int) -> bool:
+        """Whether a run, or a backup that stays beside the plan, may name more of a pack than the plan knew."""
         needed = self._needed
-        for owner, number, info in garbage.replaced:
-            self._job.checkpoint()
-            if needed.all_packs or owner in needed.runs or self._joined.needs_pack(owner, number):
-                continue
-            try:
-                check_whole(found.repository, found.packs[owner][number])
-            except DataError as error:
-                self._done.refused.append(f"{info.key}: what it was rewritten as is damaged: {error.message}")
-                continue
-            yield info.key, info.size
+        return needed.all_packs or owner in needed.runs or self._joined.needs_pack(owner, number)
 
     def _delete_some(self, what: str, found: Survey, objects: Sequence[tuple[str, int]]) -> None:
         failpoint(f"cleanup.{what}")

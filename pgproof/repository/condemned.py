@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any
 
 from pgproof.errors import DataError, TransientError
@@ -120,9 +121,9 @@ def refuse_condemned(repository: Repository, manifest: Manifest) -> None:
 def _left_out(repository: Repository, manifest: Manifest, packs: Sequence[tuple[str, int]]) -> str:
     """What is missing if of these packs nothing but the newest object is there; empty if nothing is."""
     newest: dict[tuple[str, int], list[ObjectInfo]] = {}
-    for owner in sorted({owner for owner, _number in packs}):
+    for owner, some in groupby(packs, key=lambda each: each[0]):
         objects = repository.pack_objects(owner)
-        newest |= {each: [objects[each[1]]] for each in packs if each[0] == owner and each[1] in objects}
+        newest |= {each: [objects[each[1]]] for each in some if each[1] in objects}
     return "; ".join(frames_left_out(repository, manifest, newest, Job())) if newest else ""
 
 

@@ -22,12 +22,13 @@ class PackSource:
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._objects: dict[str, dict[int, ObjectInfo]] = {}
+        self._objects: dict[str, dict[int, list[ObjectInfo]]] = {}
         self._open: OrderedDict[tuple[str, int], PackReader] = OrderedDict()
 
-    def info(self, owner: str, number: int) -> ObjectInfo:
+    def versions(self, owner: str, number: int) -> list[ObjectInfo]:
+        """The objects of a pack, the newest first."""
         if owner not in self._objects:
-            self._objects[owner] = self._repository.pack_objects(owner)
+            self._objects[owner] = self._repository.pack_versions(owner)
         found = self._objects[owner].get(number)
         if found is None:
             context = self._repository.layout.pack_context(owner, number)
@@ -37,7 +38,8 @@ class PackSource:
     def pack(self, owner: str, number: int) -> PackReader:
         reader = self._open.pop((owner, number), None)
         if reader is None:
-            reader = self._repository.open_pack(self.info(owner, number))
+            newest, *older = self.versions(owner, number)
+            reader = self._repository.open_pack(newest, older)
         self._open[owner, number] = reader
         while len(self._open) > _OPEN_PACKS:
             self._open.popitem(last=False)

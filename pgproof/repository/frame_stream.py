@@ -6,7 +6,7 @@ size, and a frame that many small files share is opened once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Protocol
@@ -133,20 +133,20 @@ def read_batch(
     source = PackSource(repository)
     pending: set[Future[int]] = set()
 
-    def one(info: ObjectInfo, rows: npt.NDArray[np.void]) -> int:
+    def one(versions: Sequence[ObjectInfo], rows: npt.NDArray[np.void]) -> int:
         reading = _PackReading(repository, batch, rows, block_size, job, damaged)
-        return reading.run(info, sink_for())
+        return reading.run(versions, sink_for())
 
     with ThreadPoolExecutor(threads, thread_name_prefix="pgproof-read") as pool:
         try:
             for rows in by_pack(batch.places):
                 owner, number = batch.owners[int(rows[0]["owner"])], int(rows[0]["pack"])
                 try:
-                    info = source.info(owner, number)
+                    versions = source.versions(owner, number)
                 except DataError as error:
                     _report(damaged, _with_victims(error, batch, rows, 0, _ALL_PAGES))
                     continue
-                pending.add(pool.submit(one, info, rows))
+                pending.add(pool.submit(one, versions, rows))
                 while len(pending) > threads:
                     done, pending = wait(pending, 0.5, FIRST_COMPLETED)
                     job.checkpoint()
@@ -171,17 +171,17 @@ class _PackReading:
     job: Job
     damaged: Callable[[DataError], None] | None
 
-    def run(self, info: ObjectInfo, sink: PageSink) -> int:
+    def run(self, versions: Sequence[ObjectInfo], sink: PageSink) -> int:
         try:
             try:
-                reader = self.repository.open_pack(info)
-                needed = self._needed(reader, info.key)
+                reader = self.repository.open_pack(versions[0], versions[1:])
+                needed = self._needed(reader, versions[0].key)
             except DataError as error:
                 _report(self.damaged, _with_victims(error, self.batch, self.rows, 0, _ALL_PAGES))
                 return 0
             delivery = _Delivery(self.rows, self.batch, self.block_size, sink)
             read = 0
-            for first, count in _stretches(needed, reader.index.offsets):
+            for first, count in stretches(needed, reader.index.offsets):
                 self.job.checkpoint()
                 read += self._frames(reader, first, count, delivery)
             return read
@@ -261,7 +261,7 @@ def _with_victims(
     return DataError(error.message, hint=error.hint, **error.context, files="; ".join(named) + more)
 
 
-def _stretches(frames: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+def stretches(frames: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Neighbouring frames in pieces of a few megabytes: the first one and how many."""
     start = 0
     while start < len(frames):

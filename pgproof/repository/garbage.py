@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import chain
 
+import numpy as np
+import numpy.typing as npt
+
 from pgproof.model.collection import UNEXPLAINED, Needed
 from pgproof.repository.bucket import ObjectInfo
 from pgproof.repository.condemned import Condemned, ranges_of
@@ -16,13 +19,23 @@ from pgproof.repository.survey import Survey
 _GIVEN_UP = timedelta(days=365)
 
 
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """An object of a pack that was rewritten since; `live` are the frames that backups need, whatever has them."""
+
+    owner: str
+    number: int
+    info: ObjectInfo
+    live: npt.NDArray[np.bool_]
+
+
 @dataclass
 class Garbage:
     """Objects that may go, with what they are; `replaced` are objects of packs that were rewritten since,
     `locked` is what could go but for Object Lock."""
 
     packs: list[tuple[str, int, ObjectInfo]] = field(default_factory=list)
-    replaced: list[tuple[str, int, ObjectInfo]] = field(default_factory=list)
+    replaced: list[Replaced] = field(default_factory=list)
     maps: list[tuple[str, ObjectInfo]] = field(default_factory=list)
     wal: list[tuple[int, int, ObjectInfo]] = field(default_factory=list)
     small: list[ObjectInfo] = field(default_factory=list)
@@ -34,10 +47,10 @@ class Garbage:
             segments.setdefault(timeline, set()).add(number)
         return Condemned(
             frozenset(backups),
-            _numbers(self.packs),
+            _numbers((owner, number) for owner, number, _info in self.packs),
             frozenset(name for name, _info in self.maps),
             {timeline: ranges_of(numbers) for timeline, numbers in segments.items()},
-            _numbers(self.replaced),
+            _numbers((each.owner, each.number) for each in self.replaced),
         )
 
     def of(self, owners: Collection[str]) -> int:
@@ -47,7 +60,8 @@ class Garbage:
     @property
     def sizes(self) -> dict[str, int]:
         return {
-            "packs": sum(info.size for _owner, _number, info in chain(self.packs, self.replaced)),
+            "packs": sum(info.size for _owner, _number, info in self.packs)
+            + sum(each.info.size for each in self.replaced),
             "maps": sum(info.size for _name, info in self.maps),
             "wal": sum(info.size for _timeline, _number, info in self.wal),
             "small": sum(info.size for info in self.small),
@@ -57,9 +71,9 @@ class Garbage:
         return len(self.packs) + len(self.replaced) + len(self.maps) + len(self.wal) + len(self.small)
 
 
-def _numbers(packs: Iterable[tuple[str, int, ObjectInfo]]) -> dict[str, frozenset[int]]:
+def _numbers(packs: Iterable[tuple[str, int]]) -> dict[str, frozenset[int]]:
     found: dict[str, set[int]] = {}
-    for owner, number, _info in packs:
+    for owner, number in packs:
         found.setdefault(owner, set()).add(number)
     return {owner: frozenset(numbers) for owner, numbers in found.items()}
 
@@ -72,7 +86,7 @@ def find_garbage(
     committed: Collection[str],
     oldest_position: int | None,
     lock: timedelta | None,
-    replaced: Collection[ObjectInfo] = (),
+    replaced: Collection[Replaced] = (),
 ) -> Garbage:
     """`withdrawn` are the backups that are removed, `given_up` the dead runs, `committed` those with a manifest in any copy,
     `replaced` the objects of packs that are not needed beside the newer ones.
@@ -80,7 +94,7 @@ def find_garbage(
     `oldest_position` is the earliest one at which a kept backup ended: nothing can be compared with fingerprints from before.
     """
     garbage = Garbage()
-    gone = frozenset(info.key for info in replaced)
+    gone = {each.info.key: each for each in replaced}
 
     def free(info: ObjectInfo) -> bool:
         if lock is None or info.modified + lock <= found.now:
@@ -91,10 +105,11 @@ def find_garbage(
     # These are gone for a reason that somebody has decided; of all else nobody knows how it came.
     explained = {*withdrawn, *given_up, *committed, *found.abandoned}
     newest = ((owner, number, info) for owner, packs in found.packs.items() for number, info in packs.items())
-    for owner, number, info in chain(newest, found.older):
+    older = ((*name, info) for name, objects in found.older.items() for info in objects)
+    for owner, number, info in chain(newest, older):
         if info.key in gone:
             if free(info):
-                garbage.replaced.append((owner, number, info))
+                garbage.replaced.append(gone[info.key])
         elif needed.needs_pack(owner, number):
             continue
         elif (owner in explained or _old(info, found.now)) and free(info):

@@ -121,18 +121,19 @@ def _read_unreached(
     read = 0
     for owner, bitmap in manifest.packs.items():
         try:
-            present = repository.pack_objects(owner)
+            present = repository.pack_versions(owner)
         except DataError as error:
             note(error)
             continue
         for number in numbers_of(bitmap):
             if number in present and (owner, number) not in reached:
                 try:
-                    reader = repository.open_pack(present[number])
+                    newest, *older = present[number]
+                    reader = repository.open_pack(newest, older)
                     for frame in np.flatnonzero(~reader.index.left_out).tolist():
                         job.checkpoint()
                         reader.frame(frame, repository.hashes)
-                    read += present[number].size
+                    read += newest.size
                 except DataError as error:
                     note(error)
     return read

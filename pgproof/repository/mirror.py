@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 from pgproof.errors import ConflictError, DataError, EngineError, PreconditionError, TransientError
 from pgproof.failpoints import failpoint
@@ -20,11 +22,14 @@ from pgproof.repository.condemned import refuse_condemned
 from pgproof.repository.escape_hatch import ensure_restore_script
 from pgproof.repository.integrity import check_objects
 from pgproof.repository.layout import ClusterLayout
+from pgproof.repository.pack_versions import pack_versions
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import object_name
 from pgproof.repository.unlocking import repository_id_of
 
 _COPIES_AT_ONCE = 3
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -106,8 +111,8 @@ class _Copying:
         for owner, bitmap in manifest.packs.items():
             there = {info.key for info in self._mirror.list(names.packs_of(owner))}
             packs = self._repository.pack_versions(owner)
-            wanted = (_pack(packs, number, names, owner) for number in numbers_of(bitmap))
-            self._copy(info.key for objects in wanted for info in objects if info.key not in there)
+            wanted = [_pack(packs, number, names, owner) for number in numbers_of(bitmap)]
+            self._each(partial(self._copy_pack, there), wanted)
         self._lacking(
             [
                 names.cluster,
@@ -148,19 +153,36 @@ class _Copying:
     def _copy(self, keys: Iterable[str]) -> None:
         self._each(self._copy_one, keys)
 
-    def _each(self, work: Callable[[str], int], keys: Iterable[str]) -> None:
+    def _each(self, work: Callable[[T], int], keys: Iterable[T]) -> None:
         with ThreadPoolExecutor(_COPIES_AT_ONCE, thread_name_prefix="pgproof-mirror") as pool:
             for sent in pool.map(work, self._until_stopped(keys)):
                 self._copied.bytes += sent
                 self._copied.objects += sent > 0
 
-    def _until_stopped(self, keys: Iterable[str]) -> Iterator[str]:
+    def _until_stopped(self, keys: Iterable[T]) -> Iterator[T]:
         for key in keys:
             self._job.checkpoint()
             yield key
 
     def _copy_if_missing(self, key: str) -> int:
         return 0 if self._mirror.head(key) is not None else self._copy_one(key)
+
+    def _copy_pack(self, there: Container[str], objects: Sequence[ObjectInfo]) -> int:
+        """All objects of a pack. Of one that was rewritten some may be gone since, or damaged: whether the others do is
+        looked at before the manifest."""
+        sent, failures = 0, []
+        for info in objects:
+            try:
+                sent += 0 if info.key in there else self._copy_one(info.key)
+            except DataError as error:
+                failures.append(error)
+        if len(failures) < len(objects):
+            return sent
+        folder, _slash, name = objects[0].key.rpartition("/")
+        now = pack_versions(self._source, f"{folder}/").get(int(name[:8]), [])
+        if not now or now[0].key <= objects[0].key:
+            raise failures[0]
+        return self._copy_pack(there, now)
 
     def _copy_one(self, key: str) -> int:
         self._job.checkpoint()

@@ -32,17 +32,3 @@ def rewriting_of(info: ObjectInfo) -> int:
     """How often this object's pack had been rewritten when it was made; 0 for its first one."""
     name = parse_pack_name(info.key.rpartition("/")[2])
     return 0 if name is None else name.rewritten
-
-
-def version_before(bucket: Bucket, info: ObjectInfo) -> ObjectInfo:
-    """The object that a rewritten pack was made from. Raises DataError if it is gone."""
-    folder, _slash, name = info.key.rpartition("/")
-    versions = pack_versions(bucket, f"{folder}/").get(int(name[:8]), [])
-    older = [each for each in versions if each.key < info.key]
-    if not older:
-        raise DataError(
-            "a frame was left out when its pack was rewritten, because no backup needed it",
-            hint="a backup that names it is not whole: restore another one, and run `pgproof verify`",
-            key=info.key,
-        )
-    return older[0]

@@ -247,18 +247,32 @@ class PackReader:
     def frame(self, number: int, hashes: Hashes) -> bytes:
         return self.open_frame(number, self.read_frames(number, 1), hashes)
 
-    def sealable(self, number: int, hashes: Hashes) -> Frame:
+    def tags(self) -> npt.NDArray[np.uint64] | None:
+        """Of all pages; those of frames that were left out are taken from the object before, and are zeros if it is gone."""
+        index = self.index
+        if index.tags is None or self._before is None or not index.left_out.any():
+            return index.tags
+        older = self._before().tags()
+        if older is None or len(older) != len(index.tags):
+            return index.tags
+        return np.where(np.repeat(index.left_out, np.diff(index.first_pages)), older, index.tags)
+
+    def sealable(self, number: int, sealed: Buffer, hashes: Hashes) -> Frame:
         """A frame as it was compressed, checked, for another pack. What this object lacks or has damaged is compressed anew."""
         try:
             if not self.index.left_out[number]:
-                return self._open_frame(number, self.read_frames(number, 1), hashes)[0]
+                return self._open_frame(number, sealed, hashes)[0]
         except DataError as error:
             _log.warning("a frame is damaged, and sought elsewhere: %s", self._named(error, frame=number))
         return make_frame(hashes, self.index.page_size, _LEVEL, self.frame(number, hashes))
 
     def _earlier(self, frame: int, hashes: Hashes) -> bytes:
         if self._before is None:
-            raise self._named(DataError("a frame has no content"), frame=frame)
+            error = DataError(
+                "a frame was left out when its pack was rewritten, because no backup needed it",
+                hint="a backup that names it is not whole: restore another one, and run `pgproof verify`",
+            )
+            raise self._named(error, frame=frame)
         return self._before().frame(frame, hashes)
 
     def _other_copy(self, frame: int, hashes: Hashes, damage: DataError) -> bytes:

@@ -7,7 +7,7 @@ packs, WAL and maps first and the manifest last; deletion goes the other way.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from pgproof.model.manifest import Manifest, MapRef
 from pgproof.repository.blobs import decode_blob, decode_json, encode_blob, encode_json
 from pgproof.repository.bucket import Bucket, ObjectInfo
 from pgproof.repository.layout import ClusterLayout, parse_pack_name
-from pgproof.repository.pack_versions import pack_versions, version_before
+from pgproof.repository.pack_versions import pack_versions
 from pgproof.repository.packs import PackBuilder, PackReader
 from pgproof.repository.sealing import Kind, RepositoryKey, object_name
 
@@ -168,14 +168,25 @@ class Repository:
         """All objects of each pack, the newest first."""
         return pack_versions(self.bucket, self.layout.packs_of(backup_id))
 
-    def open_pack(self, info: ObjectInfo) -> PackReader:
-        """A pack that was listed; frames that it left out are read from what it was made from."""
+    def open_pack(self, info: ObjectInfo, older: Sequence[ObjectInfo] = ()) -> PackReader:
+        """A pack that was listed; what it left out, or has damaged, is read from those that it was made from, newest first.
+
+        One that is gone, because its pack was rewritten since it was listed, is looked for once more.
+        """
         folder, _slash, last = info.key.rpartition("/")
         name = parse_pack_name(last)
         if name is None:
             raise DataError("an object has a name that no pack has", key=info.key)
-        before = cache(lambda: self.open_pack(version_before(self.bucket, info))) if name.rewritten else None
-        return self._pack(Kind.PACK, f"{folder}/{name.number:08d}", info, before)
+        before = cache(lambda: self.open_pack(older[0], older[1:])) if older else None
+        try:
+            return self._pack(Kind.PACK, f"{folder}/{name.number:08d}", info, before)
+        except DataError:
+            if self.bucket.head(info.key) is not None:
+                raise
+            now = pack_versions(self.bucket, f"{folder}/").get(name.number, [info])
+            if now[0].key <= info.key:
+                raise
+            return self.open_pack(now[0], now[1:])
 
     # WAL
 

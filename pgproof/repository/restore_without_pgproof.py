@@ -222,12 +222,15 @@ class Repository:
                 found: dict[str, list[str]] = {}
                 # One that was rewritten has a greater name, and lacks what is in those behind it only.
                 for path in sorted((self.root / self.place / "packs" / owner).iterdir(), reverse=True):
-                    found.setdefault(path.name[:8], []).append(path.name[8:])
+                    ends = found.setdefault(path.name[:8], [])
+                    need(
+                        not (ends and ends[-1][0] == path.name[8:9] == "-"), "two packs have the same number"
+                    )
+                    ends.append(path.name[8:])
                 self.packs[owner] = found
-        ends = self.packs[owner].get(f"{number:08d}")
-        if ends is None:
+        if f"{number:08d}" not in self.packs[owner]:
             raise Stop(f"{context}-* is missing")
-        return Pack(self, [context + end for end in ends], PACK, context)
+        return Pack(self, [context + end for end in self.packs[owner][f"{number:08d}"]], PACK, context)
 
 
 def checked_json(data: bytes) -> dict[str, Any]:

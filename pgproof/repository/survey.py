@@ -38,9 +38,9 @@ class BackupsListed:
 class Survey:
     """One copy, `now` by its own clock, which is `skew` ahead of ours.
 
-    `packs` has the newest object of each pack, `older` what such were rewritten from. `wal` has segments and parts by
-    timeline and number. Filled in by `read_manifests`: `runs` are the intents without a
-    manifest that can be read, `abandoned` the runs that were given up.
+    `packs` has the newest object of each pack, `older` what such were rewritten from, newest first. `wal` has
+    segments and parts by timeline and number. Filled in by `read_manifests`: `runs` are the intents without a manifest that can
+    be read, `abandoned` the runs that were given up.
     """
 
     repository: Repository
@@ -52,7 +52,7 @@ class Survey:
     wal: dict[tuple[int, int], list[ObjectInfo]]
     histories: tuple[int, ...]
     fingerprints: list[ObjectInfo]
-    older: list[tuple[str, int, ObjectInfo]] = field(default_factory=list)
+    older: dict[tuple[str, int], list[ObjectInfo]] = field(default_factory=dict)
     backups: dict[str, StoredBackup] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     abandoned: dict[str, ObjectInfo] = field(default_factory=dict)
@@ -98,7 +98,7 @@ def survey(repository: Repository, segment_size: int, job: Job, clock: Clock = o
     skew = now - clock()
     listed = list_backup_objects(repository)
     packs: dict[str, dict[int, ObjectInfo]] = {}
-    older: list[tuple[str, int, ObjectInfo]] = []
+    older: dict[tuple[str, int], list[ObjectInfo]] = {}
     for info in bucket.list(layout.packs):
         owner, _slash, last = info.key.removeprefix(layout.packs).partition("/")
         pack = parse_pack_name(last)
@@ -106,9 +106,10 @@ def survey(repository: Repository, segment_size: int, job: Job, clock: Clock = o
         if is_backup_id(owner) and pack is not None:
             known = packs.setdefault(owner, {}).setdefault(pack.number, info)
             if known is not info:
-                before, after = sorted((known, info), key=lambda each: each.key)
-                packs[owner][pack.number] = after
-                older.append((owner, pack.number, before))
+                others = older.setdefault((owner, pack.number), [])
+                packs[owner][pack.number], *others[:] = sorted(
+                    (known, info, *others), key=lambda each: each.key, reverse=True
+                )
         job.checkpoint()
     prefix = f"{layout.maps}/"
     maps = {info.key.removeprefix(prefix): info for info in bucket.list(prefix)}
