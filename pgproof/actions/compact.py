@@ -198,6 +198,7 @@ def _live_pages(seen: CleanupSurvey, kept: Collection[str], owners: Collection[s
                 lambda name: decode_segment(repository.read_map(name), wanted[name]), some
             ):
                 live.add(segment)
+    live.finish()
     return live
 
 

@@ -46,10 +46,13 @@ class LivePages:
         if self._count >= max(self._at_once, len(self._merged)):
             self._merge()
 
+    def finish(self) -> None:
+        """To be called when all maps are added, and before anything is asked: several threads may ask then."""
+        self._merge()
+
     def of(self, owner: str, pack: int) -> tuple[Pages, Pages]:
         """The first pages of the intervals of this pack, and the pages behind their last ones, in order."""
-        if self._coming:
-            self._merge()
+        assert not self._coming, "not finished"
         number = self._numbers.get(owner)
         if number is None:
             return np.empty(0, np.int64), np.empty(0, np.int64)

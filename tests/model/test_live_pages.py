@@ -29,6 +29,7 @@ def test_intervals_are_what_a_set_of_pages_would_be(
             if owner != ZEROS and owners[owner] in watched:
                 pages.setdefault((owners[owner], pack), set()).update(range(first, first + count))
         live.add(Segment((), owners, runs))
+    live.finish()
     for owner in OWNERS:
         for pack in range(3):
             firsts, ends = live.of(owner, pack)
