@@ -211,7 +211,10 @@ def _indexes(
     def read(each: tuple[str, int, ObjectInfo]) -> tuple[PackIndex, npt.NDArray[np.bool_]] | None:
         try:
             index = copy.repository.open_pack(each[2]).index
-            return index, index.frames_of(*live.of(*each[:2]))
+            frames = index.frames_of(*live.of(*each[:2]))
+            if not frames.any():
+                raise DataError("no map names what a manifest says it needs", key=each[2].key)
+            return index, frames
         except DataError as error:
             _log.warning("a pack is not looked into: %s", error)
             return None
