@@ -51,7 +51,7 @@ from pgproof.repository.catalog import find_backup, list_backups
 from pgproof.repository.compression import zstd_frame
 from pgproof.repository.integrity import check_frames, check_objects
 from pgproof.repository.leases import hold_lease
-from pgproof.repository.packs import PackReader
+from pgproof.repository.pack_reader import PackReader
 from pgproof.repository.sealing import HEADER_LENGTH, Kind, RepositoryKey, Suite, unencrypted_key
 from pgproof.repository.unlocking import damaged_slots, list_slots, unlock
 

@@ -12,8 +12,9 @@ from pgproof.failpoints import failpoint
 from pgproof.model.job import Job
 from pgproof.repository.bucket import ObjectInfo
 from pgproof.repository.frame_stream import stretches
+from pgproof.repository.pack_reader import PackReader
 from pgproof.repository.pack_versions import rewriting_of
-from pgproof.repository.packs import PackBuilder, PackIndex, PackReader
+from pgproof.repository.packs import PackBuilder, PackIndex
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind, object_name
 

@@ -10,7 +10,7 @@ import numpy as np
 from pgproof.errors import DataError
 from pgproof.model.filemap import ZEROS, FileEntry, Segment, printable
 from pgproof.repository.bucket import ObjectInfo
-from pgproof.repository.packs import PackReader
+from pgproof.repository.pack_reader import PackReader
 from pgproof.repository.repository import Repository
 
 _OPEN_PACKS = 8

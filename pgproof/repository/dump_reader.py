@@ -18,7 +18,7 @@ from pgproof.model.filemap import FILE, ZEROS, FileEntry, Segment, printable
 from pgproof.model.job import Job
 from pgproof.model.manifest import LOGICAL, Manifest
 from pgproof.repository.content import PackSource
-from pgproof.repository.packs import PackReader
+from pgproof.repository.pack_reader import PackReader
 from pgproof.repository.repository import Repository
 
 _SEGMENTS = 4

@@ -20,7 +20,7 @@ from pgproof.model.job import Job
 from pgproof.model.manifest import Manifest
 from pgproof.repository.bucket import ObjectInfo
 from pgproof.repository.content import PackSource
-from pgproof.repository.packs import PackReader
+from pgproof.repository.pack_reader import PackReader
 from pgproof.repository.repository import Repository
 
 _RUNS_AT_ONCE = 2_000_000

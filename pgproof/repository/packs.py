@@ -1,22 +1,18 @@
-"""Packs: many sealed frames and their index in one object (docs/format.md, section 5)."""
+"""Packs: many sealed frames and their index in one object (docs/format.md, section 5). How they are read: pack_reader.py."""
 
 from __future__ import annotations
 
-import logging
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from pgproof.errors import DataError, EngineError
-from pgproof.repository.compression import Buffer, Codec, compress, decompress, zstd_frame
+from pgproof.errors import DataError
+from pgproof.repository.compression import Buffer, Codec, compress, zstd_frame
 from pgproof.repository.frame_slots import DIGEST_LENGTH
-from pgproof.repository.sealing import HEADER_LENGTH, TAG_LENGTH, Hashes, Kind, RepositoryKey, Seal
-
-_log = logging.getLogger(__name__)
+from pgproof.repository.sealing import HEADER_LENGTH, TAG_LENGTH, Hashes, Kind, RepositoryKey
 
 PAGE_TAG_LENGTH = 8
 TRAILER_LENGTH = 16
@@ -24,14 +20,12 @@ MAX_FRAME = 4 << 20
 MAX_FRAMES = 1 << 20
 MAX_OBJECT = 2 << 30
 MAX_INDEX = 64 << 20
-_INDEX_COUNTER = (1 << 64) - 1
-# Of zstd, where a frame has to be compressed once more.
-_LEVEL = 3
+INDEX_COUNTER = (1 << 64) - 1
 _HAS_TAGS = 1
-_FRAME = struct.Struct("<BI")
+FRAME = struct.Struct("<BI")
 _INDEX_HEAD = struct.Struct("<IIII")
-_INDEX_AAD = struct.Struct("<IQ")
-_TRAILER = struct.Struct("<IIQ")
+INDEX_AAD = struct.Struct("<IQ")
+TRAILER = struct.Struct("<IIQ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +65,7 @@ class PackBuilder:
 
     def add(self, frame: Frame) -> int:
         """Seal a frame into the pack; return the pack page number of its first page."""
-        aad = b"frame" + _FRAME.pack(frame.codec, frame.plain_length)
+        aad = b"frame" + FRAME.pack(frame.codec, frame.plain_length)
         sealed = self._seal.seal(len(self._frames), aad, frame.body)
         self._parts.append(sealed)
         self._frames.append((len(sealed), frame.plain_length, frame.codec, frame.hash))
@@ -86,7 +80,7 @@ class PackBuilder:
     def leave_out(self, plain_length: int) -> None:
         """A frame in name only, so that the pages behind it keep their numbers: no backup needs it any more."""
         pages = -(-plain_length // self._page_size)
-        sealed = self._seal.seal(len(self._frames), b"frame" + _FRAME.pack(Codec.RAW, plain_length), b"")
+        sealed = self._seal.seal(len(self._frames), b"frame" + FRAME.pack(Codec.RAW, plain_length), b"")
         self._parts.append(sealed)
         self._frames.append((len(sealed), plain_length, Codec.RAW, bytes(DIGEST_LENGTH)))
         if self._tags:
@@ -115,12 +109,12 @@ class PackBuilder:
                 *self._page_tags,
             ]
         )
-        aad = b"index" + _INDEX_AAD.pack(len(index), self.size)
-        sealed = self._seal.seal(_INDEX_COUNTER, aad, zstd_frame(index))
+        aad = b"index" + INDEX_AAD.pack(len(index), self.size)
+        sealed = self._seal.seal(INDEX_COUNTER, aad, zstd_frame(index))
         total = self.size + len(sealed) + TRAILER_LENGTH
         # The builder is done with: a pack is not held twice for longer than the join takes.
         parts, self._parts = self._parts, []
-        return b"".join([*parts, sealed, _TRAILER.pack(len(sealed), len(index), total)])
+        return b"".join([*parts, sealed, TRAILER.pack(len(sealed), len(index), total)])
 
 
 @dataclass(frozen=True)
@@ -173,125 +167,7 @@ class PackIndex:
         return self.hashes[frame * DIGEST_LENGTH : (frame + 1) * DIGEST_LENGTH]
 
 
-class PackReader:
-    """Opens a pack's frames. `read(start, length)` brings bytes of the object; errors name `key`.
-
-    A frame that turns out damaged is taken from the pack that `elsewhere` opens, if there is one, or from the one that
-    `before` opens, which this was rewritten from; so is one that was left out.
-    """
-
-    def __init__(
-        self,
-        key: RepositoryKey,
-        kind: Kind,
-        context: str,
-        size: int,
-        read: Callable[[int, int], bytes],
-        elsewhere: Callable[[], PackReader] | None = None,
-        before: Callable[[], PackReader] | None = None,
-    ) -> None:
-        self._context = context
-        self._read = read
-        self._elsewhere = elsewhere
-        self._before = before
-        try:
-            if not HEADER_LENGTH + TRAILER_LENGTH <= size <= MAX_OBJECT:
-                raise DataError("an object is cut short", size=size)
-            self._seal, self.index = self._open(key, kind, size)
-        except DataError as error:
-            raise self._named(error) from error
-
-    def _open(self, key: RepositoryKey, kind: Kind, size: int) -> tuple[Seal, PackIndex]:
-        tail_length = min(size, 64 << 10)
-        tail = self._read(size - tail_length, tail_length)
-        index_sealed, index_plain, total = _TRAILER.unpack(tail[-TRAILER_LENGTH:])
-        index_at = size - TRAILER_LENGTH - index_sealed
-        if total != size or index_at < HEADER_LENGTH or index_plain > MAX_INDEX:
-            raise DataError("an object is cut short or damaged", size=size)
-        header = self._read(0, HEADER_LENGTH) if size > tail_length else tail[:HEADER_LENGTH]
-        seal = key.open_seal(header, kind, self._context)
-        if index_sealed + TRAILER_LENGTH <= tail_length:
-            sealed = tail[-TRAILER_LENGTH - index_sealed : -TRAILER_LENGTH]
-        else:
-            sealed = self._read(index_at, index_sealed)
-        body = seal.open(_INDEX_COUNTER, b"index" + _INDEX_AAD.pack(index_plain, index_at), sealed)
-        index = _parse_index(decompress(Codec.ZSTD, body, index_plain))
-        if int(index.offsets[-1]) != index_at:
-            raise DataError("an object's index does not fit its frames")
-        return seal, index
-
-    def read_frames(self, first: int, count: int) -> bytes:
-        """The sealed bytes of `count` frames from `first`, for `open_frame`."""
-        start, end = int(self.index.offsets[first]), int(self.index.offsets[first + count])
-        return self._read(start, end - start)
-
-    def open_frame(self, frame: int, sealed: Buffer, hashes: Hashes) -> bytes:
-        """Open, decompress and check one frame. Raises DataError naming the object and the frame."""
-        if self.index.left_out[frame]:
-            return self._earlier(frame, hashes)
-        try:
-            return self._open_frame(frame, sealed, hashes)[1]
-        except DataError as error:
-            return self._other_copy(frame, hashes, self._named(error, frame=frame))
-
-    def _open_frame(self, frame: int, sealed: Buffer, hashes: Hashes) -> tuple[Frame, bytes]:
-        index = self.index
-        codec, plain_length = int(index.codecs[frame]), int(index.plain_lengths[frame])
-        body = self._seal.open(frame, b"frame" + _FRAME.pack(codec, plain_length), sealed)
-        plain = decompress(codec, body, plain_length)
-        digests = hashes.page_digests(plain, index.page_size)
-        if hashes.frame_hash(digests) != index.hash_of(frame):
-            raise DataError("content does not have the hash it was stored with")
-        return Frame(Codec(codec), body, plain_length, digests, index.hash_of(frame)), plain
-
-    def frame(self, number: int, hashes: Hashes) -> bytes:
-        return self.open_frame(number, self.read_frames(number, 1), hashes)
-
-    def tags(self) -> npt.NDArray[np.uint64] | None:
-        """Of all pages; those of frames that were left out are taken from the object before, and are zeros if it is gone."""
-        index = self.index
-        if index.tags is None or self._before is None or not index.left_out.any():
-            return index.tags
-        older = self._before().tags()
-        if older is None or len(older) != len(index.tags):
-            return index.tags
-        return np.where(np.repeat(index.left_out, np.diff(index.first_pages)), older, index.tags)
-
-    def sealable(self, number: int, sealed: Buffer, hashes: Hashes) -> Frame:
-        """A frame as it was compressed, checked, for another pack. What this object lacks or has damaged is compressed anew."""
-        try:
-            if not self.index.left_out[number]:
-                return self._open_frame(number, sealed, hashes)[0]
-        except DataError as error:
-            _log.warning("a frame is damaged, and sought elsewhere: %s", self._named(error, frame=number))
-        return make_frame(hashes, self.index.page_size, _LEVEL, self.frame(number, hashes))
-
-    def _earlier(self, frame: int, hashes: Hashes) -> bytes:
-        if self._before is None:
-            error = DataError(
-                "a frame was left out when its pack was rewritten, because no backup needed it",
-                hint="a backup that names it is not whole: restore another one, and run `pgproof verify`",
-            )
-            raise self._named(error, frame=frame)
-        return self._before().frame(frame, hashes)
-
-    def _other_copy(self, frame: int, hashes: Hashes, damage: DataError) -> bytes:
-        for other in (self._elsewhere, self._before):
-            if other is None:
-                continue
-            try:
-                plain = other().frame(frame, hashes)
-            except EngineError:
-                continue
-            _log.warning("the other copy of a frame was used: %s", damage)
-            return plain
-        raise damage
-
-    def _named(self, error: DataError, **more: int) -> DataError:
-        return DataError(error.message, hint=error.hint, **{"key": self._context, **error.context, **more})
-
-
-def _parse_index(data: bytes) -> PackIndex:
+def parse_index(data: bytes) -> PackIndex:
     if len(data) < _INDEX_HEAD.size:
         raise DataError("a pack's index is cut short")
     frames, page_size, pages, flags = _INDEX_HEAD.unpack_from(data)

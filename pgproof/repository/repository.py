@@ -19,8 +19,9 @@ from pgproof.model.manifest import Manifest, MapRef
 from pgproof.repository.blobs import decode_blob, decode_json, encode_blob, encode_json
 from pgproof.repository.bucket import Bucket, ObjectInfo
 from pgproof.repository.layout import ClusterLayout, parse_pack_name
+from pgproof.repository.pack_reader import PackReader
 from pgproof.repository.pack_versions import pack_versions
-from pgproof.repository.packs import PackBuilder, PackReader
+from pgproof.repository.packs import PackBuilder
 from pgproof.repository.sealing import Kind, RepositoryKey, object_name
 
 _log = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pgproof.errors import DataError
 from pgproof.repository.blobs import decode_blob, decode_json, encode_blob, encode_json
 from pgproof.repository.compression import Codec, compress, decompress, zstd_frame
-from pgproof.repository.packs import MAX_FRAME, PackBuilder, PackReader, make_frame
+from pgproof.repository.pack_reader import PackReader
+from pgproof.repository.packs import MAX_FRAME, PackBuilder, make_frame
 from pgproof.repository.sealing import Kind, RepositoryKey, Suite, unencrypted_key
 from tests.support.faults import flip_bit
 
