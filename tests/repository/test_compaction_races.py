@@ -56,6 +56,21 @@ def test_a_pin_that_comes_behind_the_plan_keeps_the_pack_as_it_is(world: World) 
     assert len(world.packs()) == 1
 
 
+def test_a_pin_that_comes_behind_the_plan_keeps_the_old_object(world: World) -> None:
+    """Of a backup that the plan removes, and that needs what the new one left out."""
+    objects, first = world.first(), world.manifest(0)
+    world.clean()
+    world.bucket.objects |= objects
+    world.wait(3)
+    prepared = world.plan(compacts=False)
+    assert prepared.plan.retention.removed == (world.ids[0],)
+    assert [len(some) for some in prepared.compaction.replaced] == [1]
+    store_pin(world.open(), world.ids[0], Pin(None, "meanwhile"), world.bucket.now)
+    assert carry_out(prepared, Job(), time.monotonic()).spared == (world.ids[0],)
+    assert len(world.packs()) == 2
+    assert read_files(world.open(), first) == world.contents[world.ids[0]]
+
+
 def test_what_was_removed_is_on_record_though_the_compaction_fails(world: World) -> None:
     arm("compact.begun=raise")
     with pytest.raises(TransientError):
