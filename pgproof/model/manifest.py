@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgproof.errors import DataError
 from pgproof.model.config import BackupType
@@ -58,8 +59,7 @@ def is_backup_id(text: str) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class MapRef:
+class MapRef(NamedTuple):
     """A map segment of a backup: `first` is its first path, `pages` how many pages its runs cover."""
 
     hash: str
@@ -373,13 +373,14 @@ def _b64(data: bytes) -> str:
 
 
 def _unb64(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)
+    return binascii.a2b_base64(text, strict_mode=True)
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("not a text")
-    value.encode()  # half a surrogate pair could be neither shown nor stored again
+    if not value.isascii():
+        value.encode()  # half a surrogate pair could be neither shown nor stored again
     return value
 
 
@@ -405,6 +406,6 @@ def _seconds(value: Any) -> float:
 
 
 def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_COUNT:
+    if type(value) is not int or not 0 <= value <= _MAX_COUNT:
         raise TypeError("not a count")
     return value

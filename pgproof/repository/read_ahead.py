@@ -1,7 +1,7 @@
 """Many small objects, brought by several requests at a time and opened by one thread.
 
 The waiting is the store's, but opening a manifest is all work of this interpreter: threads that do it keep taking its
-lock from each other, and need twice the time of one alone.
+lock from each other, and on a busy machine need twice the time of one alone.
 """
 
 from __future__ import annotations
