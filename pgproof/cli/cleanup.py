@@ -111,8 +111,10 @@ def show_plan(plan: CleanupPlan, screen: Screen) -> None:
 
 
 def _compaction(plan: CompactionPlan) -> str:
+    if not plan.looked_at:
+        return "There is nothing to rewrite: no backup holds packs of others that are gone."
     if not plan.packs:
-        return f"None of {_count(plan.looked_at, 'pack')} that removed backups left behind is mostly unused."
+        return f"There is nothing to rewrite: of {_count(plan.looked_at, 'pack')} of backups that are gone half or more is needed."
     return (
         f"{_count(plan.packs, 'pack')} would be rewritten, {text.size(plan.size_bytes)} as {text.size(plan.live_bytes)}; "
         "a cleanup two days later removes the old ones"
