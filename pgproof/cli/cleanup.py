@@ -114,7 +114,8 @@ def _compaction(plan: CompactionPlan) -> str:
     if not plan.looked_at:
         return "There is nothing to rewrite: no backup holds packs of others that are gone."
     if not plan.packs:
-        return f"There is nothing to rewrite: of {_count(plan.looked_at, 'pack')} of backups that are gone half or more is needed."
+        packs = _count(plan.looked_at, "pack")
+        return f"There is nothing to rewrite: of {packs} of backups that are gone half or more is needed."
     return (
         f"{_count(plan.packs, 'pack')} would be rewritten, {text.size(plan.size_bytes)} as {text.size(plan.live_bytes)}; "
         "a cleanup two days later removes the old ones"
