@@ -46,6 +46,7 @@ def list_backups(repository: Repository, backup_type: BackupType | None = None) 
     keys: list[str] = []
     for each in wanted:
         keys += (repository.layout.manifest(each), *sorted(verifications.get(each, [])))
+        keys += sorted(pins.get(each, []))[-1:]  # the newest one counts
     with ReadAhead(repository.bucket, keys) as bucket:
         ahead = Repository(bucket, repository.key, repository.cluster, repository.mirror)
         infos = (_described(ahead, each, verifications.get(each, []), pins.get(each, [])) for each in wanted)

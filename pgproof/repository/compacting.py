@@ -36,6 +36,9 @@ def rewrite(
     `newest` and `older` are its objects now. Every frame is opened and compared with its hash. Raises DataError for damage that
     no copy heals, and the store's errors; then nothing is changed.
     """
+    if rewriting_of(newest) >= MOST_REWRITINGS:
+        # One more digit would be a name that no reader knows.
+        raise DataError("a pack cannot be rewritten once more", hint="take a full backup", key=newest.key)
     reader = repository.open_pack(newest, older)
     index = reader.index
     for each in older:

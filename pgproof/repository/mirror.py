@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,6 +27,8 @@ from pgproof.repository.pack_versions import pack_versions
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import object_name
 from pgproof.repository.unlocking import repository_id_of
+
+_log = logging.getLogger(__name__)
 
 _COPIES_AT_ONCE = 3
 
@@ -177,6 +180,8 @@ class _Copying:
             except DataError as error:
                 failures.append(error)
         if len(failures) < len(objects):
+            for failure in failures:
+                _log.warning("an object of a rewritten pack was not copied to the mirror: %s", failure)
             return sent
         folder, _slash, name = objects[0].key.rpartition("/")
         now = pack_versions(self._source, f"{folder}/").get(int(name[:8]), [])

@@ -165,6 +165,20 @@ def test_pages_that_are_left_out_have_the_tags_of_the_object_before(world: World
         assert (file.pages(0, 4).tags == before).all() and before.all()
 
 
+def test_the_last_number_is_the_last(world: World) -> None:
+    """Rubbish under it keeps the old one, and is not followed by a name that nobody could read."""
+    (old,) = world.packs()
+    layout = world.open().layout
+    planted = f"{layout.rewritten_pack(world.ids[0], 0, 99)}-{'0' * 64}"
+    world.bucket.put(planted, b"rubbish" * 100)
+    world.clean(compacts=False)
+    world.wait(3)
+    report = world.clean(compacts=False)
+    assert not report.ok and "cannot be rewritten" in report.copies[0].refused[0]
+    assert world.packs() == [old, planted]
+    assert read_files(world.open(), world.manifest(1)) == world.contents[world.ids[1]]
+
+
 def test_a_planted_object_that_does_not_fit_stops_no_cleanup(world: World) -> None:
     repository = world.open()
     context = repository.layout.pack_context(world.ids[0], 0)
