@@ -3,8 +3,9 @@
 Every bit of every object up to 64 KiB, of every kind, encrypted and not, and random bits of larger packs and WAL;
 a bit of each byte of the restore program, which is no secret and the same in every repository.
 There are no bits that may not matter: repository.json and key slots carry a checksum and nothing may surround
-them, and of everything else each byte is sealed. A damaged lease is no finding of a verification, for it says
-nothing about a backup; it must keep others out for as long as its age says, and no longer.
+them, and of everything else each byte is sealed; only the empty frames of a pack that was rewritten are opened by
+nobody. A damaged lease is no finding of a verification, for it says nothing about a backup; it must keep others out
+for as long as its age says, and no longer.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from random import Random
 
 from campaigns.campaign import Campaign
 from campaigns.rot_judge import Change, judge_all, kind_of
-from campaigns.small_repository import Small, small_and_large
+from campaigns.small_repository import Small, make_compacted, small_and_large
 from pgproof.errors import ConflictError
 from pgproof.repository.leases import TTL_SECONDS, hold_lease
 
@@ -24,14 +25,16 @@ FLIPS = 200_000
 _SMALL_OBJECT = 64 << 10
 _IN_PARALLEL_FROM = 5000
 KINDS = (
-    "repository.json", "key slot", "cluster", "intent", "manifest", "map", "pack", "WAL", "verification", "lease",
-    "script",
+    "repository.json", "key slot", "cluster", "intent", "manifest", "map", "pack", "rewritten pack", "WAL",
+    "verification", "lease", "script",
 )  # fmt: skip
 
 
 def run(campaign: Campaign) -> None:
     random = campaign.random("repositories")
-    variants = [each for encrypted in (True, False) for each in small_and_large(random, encrypted=encrypted)]
+    suites = (True, False)
+    variants = [each for encrypted in suites for each in small_and_large(random, encrypted=encrypted)]
+    variants += [make_compacted(random, encrypted=encrypted) for encrypted in suites]
     chosen = _choose(variants, campaign)
     campaign.count("objects tried", len({(flip.variant, flip.named) for flip in chosen}))
     _flip_leases(campaign, variants, [flip for flip in chosen if kind_of(flip.named[0]) == "lease"])
@@ -73,10 +76,16 @@ def _choose(variants: list[Small], campaign: Campaign) -> list[Change]:
 def _every_bit(variants: list[Small]) -> Iterator[Change]:
     for number, small in enumerate(variants):
         for key, (data, _at) in small.bucket.objects.items():
-            if len(data) <= _SMALL_OBJECT and kind_of(key) != "script":
+            # Of a repository with a rewritten pack the other objects are like those of the first.
+            if (
+                len(data) <= _SMALL_OBJECT
+                and kind_of(key) != "script"
+                and (not small.unread or key in small.unread)
+            ):
                 yield from (
                     Change(number, "bit", (key,), bit=(at, bit))
                     for at in range(len(data))
+                    if not any(at in empty for empty in small.unread.get(key, ()))
                     for bit in range(8)
                 )
 

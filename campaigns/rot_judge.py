@@ -75,6 +75,8 @@ def kind_of(key: str) -> str:
     if key == script_key():
         return "script"
     parts = key.removeprefix(layout.CLUSTERS).split("/")
+    if parts[1] == "packs" and "." in parts[-1]:
+        return "rewritten pack"
     return {"packs": "pack", "maps": "map", "wal": "WAL", "leases": "lease", "cluster": "cluster"}.get(
         parts[1], "verification" if "verified" in parts else parts[-1]
     )
@@ -163,8 +165,8 @@ def _hidden(change: Change) -> bool:
 def is_named(key: str, said: str) -> bool:
     """Whether damage of that object is told: by its key, or in the words for what lies before any key."""
     kind = kind_of(key)
-    if kind == "pack":
-        return key.partition("-full-")[0] in said and key.rpartition("-")[0] in said
+    if kind in ("pack", "rewritten pack"):
+        return key.rpartition("/")[0] in said and key[: key.rindex("/") + 9] in said
     if kind == "manifest" and "no such backup" in said:
         return key.split("/")[3] in said
     if kind == "repository.json":

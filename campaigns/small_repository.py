@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 
@@ -16,7 +16,8 @@ import numpy as np
 
 from pgproof.errors import ConflictError, DataError
 from pgproof.model.config import BackupType, VerifyLevel
-from pgproof.model.filemap import DIRECTORY, FILE, RUN_TYPE, ZEROS, SegmentBuilder, bitmap_of
+from pgproof.model.filemap import DIRECTORY, FILE, RUN_TYPE, ZEROS, SegmentBuilder, bitmap_of, numbers_of
+from pgproof.model.job import Job
 from pgproof.model.lsn import Lsn, WalSegment
 from pgproof.model.manifest import Manifest, MapRef, backup_id_for
 from pgproof.model.report import VerificationReport
@@ -24,7 +25,9 @@ from pgproof.model.source_files import CONTROL_FILE
 from pgproof.repository import keyring, layout
 from pgproof.repository.bucket import Bucket, ObjectInfo
 from pgproof.repository.catalog import store_verification
+from pgproof.repository.compacting import rewrite
 from pgproof.repository.escape_hatch import ensure_restore_script
+from pgproof.repository.frame_stream import batches
 from pgproof.repository.leases import identity
 from pgproof.repository.packs import Frame, PackBuilder, make_frame
 from pgproof.repository.repository import Repository
@@ -91,10 +94,19 @@ class Small:
     cluster: str
     backups: tuple[str, ...]
     contents: dict[str, dict[bytes, bytes | None]]
+    # Places of an object that nobody reads, because they hold nothing: where frames were left out.
+    unread: dict[str, list[range]] = field(default_factory=dict)
 
     @property
     def encrypted(self) -> bool:
         return self.secret is not None
+
+    def alike(self, key: str, content: bytes) -> bool:
+        """Whether all that anybody reads of this object is what it was."""
+        data = self.bucket.read(key)
+        changed = [at for at, (old, new) in enumerate(zip(data, content, strict=False)) if old != new]
+        unread = self.unread.get(key, ())
+        return len(data) == len(content) and all(any(at in empty for empty in unread) for at in changed)
 
     def open(self, bucket: Bucket | None = None) -> Repository:
         """Open as the engine does; another bucket than our own may be given."""
@@ -126,6 +138,41 @@ def make_small(
     lease = {"format": 1, **identity(), "nonce": "0" * 16}
     repository.create_json(Kind.LEASE, f"{repository.layout.leases('backup')}0000000001", lease)
     return Small(bucket, recovery_key, cluster, ids, made.contents)
+
+
+def make_compacted(random: Random, *, encrypted: bool) -> Small:
+    """One whose first backup was removed, its pack rewritten for what the second needs of it, and all else of it is gone."""
+    small = make_small(random, encrypted=encrypted, backups=2)
+    repository = small.open()
+    removed, kept = small.backups
+    manifest = repository.read_manifest(kept)
+    assert manifest is not None
+    (number,) = numbers_of(manifest.packs[removed])
+    ((newest, *_none),) = [v for n, v in repository.pack_versions(removed).items() if n == number]
+    live = np.zeros(len(repository.open_pack(newest).index.codecs), np.bool_)
+    for batch in batches(repository, manifest):
+        of_removed = batch.places[batch.places["owner"] == batch.owners.index(removed)]
+        firsts = of_removed["page"].astype(np.int64)
+        live |= repository.open_pack(newest).index.frames_of(firsts, firsts + of_removed["pages"])
+    assert live.any() and not live.all()
+    key, _data = rewrite(repository, removed, number, newest, (), live, Job())
+    layout = repository.layout
+    needed = {
+        key,
+        *(layout.map(ref.hash) for ref in manifest.maps),
+        *map(layout.segment, manifest.wal_segments),
+    }
+    for old in [
+        old for old in small.bucket.objects if removed in old or old.startswith((layout.maps, layout.wal))
+    ]:
+        if old not in needed:
+            small.bucket.delete(old)
+    index = repository.open_pack(repository.pack_versions(removed)[number][0]).index
+    empty = [
+        range(int(index.offsets[frame]), int(index.offsets[frame + 1]))
+        for frame in np.flatnonzero(index.left_out).tolist()
+    ]
+    return replace(small, backups=(kept,), contents={kept: small.contents[kept]}, unread={key: empty})
 
 
 def _keep_quick_slot(bucket: MemoryBucket) -> None:

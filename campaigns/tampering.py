@@ -15,7 +15,7 @@ from random import Random
 
 from campaigns.campaign import Campaign
 from campaigns.rot_judge import Change, judge_all, kind_of, restore
-from campaigns.small_repository import MemoryBucket, Small, make_small
+from campaigns.small_repository import MemoryBucket, Small, make_compacted, make_small
 from pgproof.repository import layout
 from pgproof.repository.repository import Repository
 from pgproof.repository.sealing import Kind
@@ -29,10 +29,16 @@ _TAILS = (b"\0", b"\n", b" ", b"}", b"x", bytes(16), bytes(4096))
 
 
 class Ground:
-    """Two backups of one cluster, another cluster beside it, and another repository, with one suite."""
+    """Two backups of one cluster, another cluster beside it, and another repository, with one suite.
 
-    def __init__(self, random: Random, *, encrypted: bool) -> None:
-        self.small = make_small(random, encrypted=encrypted, backups=2)
+    `compacted`: the first backup was removed, and what the second needs of it is in a pack that was rewritten.
+    """
+
+    def __init__(self, random: Random, *, encrypted: bool, compacted: bool = False) -> None:
+        if compacted:
+            self.small = make_compacted(random, encrypted=encrypted)
+        else:
+            self.small = make_small(random, encrypted=encrypted, backups=2)
         self.elsewhere = make_small(random, encrypted=encrypted, backups=2)
         neighbour = make_small(random, encrypted=encrypted, backups=2, cluster="other")
         self.neighbour = _moved(neighbour, self.small)
@@ -43,16 +49,22 @@ class Ground:
 
 
 def run(campaign: Campaign) -> None:
-    grounds = [Ground(campaign.random(f"ground {e}"), encrypted=e) for e in (True, False)]
+    suites = (True, False)
+    grounds = [Ground(campaign.random(f"ground {e}"), encrypted=e) for e in suites]
+    rewritten = [Ground(campaign.random(f"rewritten {e}"), encrypted=e, compacted=True) for e in suites]
     chosen: list[Change] = []
     for name, attack in ATTACKS.items():
         random = campaign.random(name)
-        every = [change for number, ground in enumerate(grounds) for change in attack(number, ground, random)]
+        every = [
+            change
+            for number, ground in enumerate(grounds + rewritten)
+            for change in attack(number, ground, random)
+        ]
         some = random.sample(every, campaign.times(len(every), least=min(10, len(every))))
         chosen += some if campaign.share < 1 else every
     processes = (os.cpu_count() or 1) if len(chosen) >= _PARALLEL_FROM else 1
     wrong = []
-    for verdict in judge_all([ground.small for ground in grounds], chosen, processes=processes):
+    for verdict in judge_all([ground.small for ground in grounds + rewritten], chosen, processes=processes):
         campaign.count("changes")
         campaign.count(verdict.change.what)
         campaign.count("restores refused", verdict.refused)
@@ -129,7 +141,7 @@ def _pieces(what: str, edit: Edit, number: int, ground: Ground, random: Random) 
     for key, data in ground.objects.items():
         for _ in range(POSITIONS):
             content = edit(data, random.randrange(len(data)), random.randrange(1, 40), random)
-            if content != data:
+            if not ground.small.alike(key, content):
                 yield _put(number, what, key, content)
 
 
