@@ -38,7 +38,7 @@ from pgproof.postgres.programs import Programs, find_programs
 from pgproof.postgres.scratch import ScratchServer
 from pgproof.repository.catalog import find_backup, find_fingerprint, refutation, store_verification
 from pgproof.repository.dump_reader import DumpReader
-from pgproof.repository.integrity import check_frames, check_objects
+from pgproof.repository.integrity import check_frames, check_objects, check_rewritten
 from pgproof.repository.repository import Repository
 
 _log = logging.getLogger(__name__)
@@ -182,6 +182,15 @@ class _Verification:
             return f"{nbytes / 1e6:,.1f} MB read, opened and compared", damage
 
         self._step("frames whole", read)
+        if self.ok:
+            self._rewritten()
+
+    def _rewritten(self) -> None:
+        damage = check_rewritten(self._repository, self._manifest, self._job)
+        if damage:
+            text = f"{len(damage)} damaged, the packs before them still serve: {damage[0]}"
+            hint = "run `pgproof cleanup`: it writes them anew, and removes nothing that is needed before"
+            self._checks.append(Check("rewritten packs", None, text, hint))
 
     def start(self, programs: Programs, user: OsUser | None, *, everything: bool) -> None:
         with scratch_place(self._config, user) as place:

@@ -76,7 +76,7 @@ def serves_for(
     """Whether the newest object of a pack has the frames in `live`, and what it has is what the old one has. All of it is read,
     in this copy and nowhere else. Raises DataError if it is damaged.
     """
-    index, before = _read_whole(repository, newest), _index_of(repository, old)
+    index, before = read_whole(repository, newest), _index_of(repository, old)
     if len(live) != len(index.codecs) or (index.left_out & live).any() or not _fits(index, before):
         return False
     both = live if before is None else live & ~before.left_out
@@ -99,7 +99,8 @@ def _index_of(repository: Repository, info: ObjectInfo) -> PackIndex | None:
         return None
 
 
-def _read_whole(repository: Repository, info: ObjectInfo) -> PackIndex:
+def read_whole(repository: Repository, info: ObjectInfo) -> PackIndex:
+    """Read all of a pack's object, in this copy and nowhere else. Raises DataError if it is damaged."""
     data = repository.bucket.read_range(info.key, 0, info.size)
     if not info.key.endswith(f"-{object_name(data)}"):
         raise DataError("a pack is damaged", key=info.key)

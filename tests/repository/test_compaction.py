@@ -18,10 +18,11 @@ from campaigns.small_repository import PAGE, MemoryBucket
 from campaigns.synthetic_runs import Files, read_files, small_frames
 from pgproof.actions.cleanup import PreparedCleanup, carry_out, decide
 from pgproof.actions.cleanup_survey import look_at
+from pgproof.actions.verify_backup import verify_backup
 from pgproof.errors import DataError, TransientError
 from pgproof.failpoints import arm
 from pgproof.model.cleanup_report import CleanupReport
-from pgproof.model.config import BackupType
+from pgproof.model.config import BackupConfig, BackupType, VerifyLevel
 from pgproof.model.job import Job
 from pgproof.model.manifest import Manifest
 from pgproof.model.pin import Pin
@@ -340,6 +341,32 @@ def test_if_the_new_one_is_damaged_the_old_one_serves_and_the_pack_is_written_on
     assert world.check() == world.ids[1:]
 
 
+def test_a_verification_names_the_new_one_if_only_the_old_one_serves(world: World, tmp_path: Path) -> None:
+    world.clean()
+    old, new = world.packs()
+    config = BackupConfig(backup_dir=str(tmp_path), encryption=False, cluster="main")
+    _to_disk(world, tmp_path)
+    assert [check.name for check in verify_backup(config, world.ids[1], VerifyLevel.FRAMES, Job()).checks] == [
+        "objects present",
+        "frames whole",
+    ]
+    world.damage(new, 100)
+    _to_disk(world, tmp_path)
+    report = verify_backup(config, world.ids[1], VerifyLevel.FRAMES, Job())
+    assert report.ok and not report.damage
+    (told,) = [check for check in report.checks if check.ok is None]
+    assert new in told.detail and "pgproof cleanup" in told.hint
+    world.damage(old, 100)
+    _to_disk(world, tmp_path)
+    assert not verify_backup(config, world.ids[1], VerifyLevel.FRAMES, Job()).ok
+
+
+def _to_disk(world: World, root: Path) -> None:
+    for key, (data, _at) in world.bucket.objects.items():
+        (root / key).parent.mkdir(parents=True, exist_ok=True)
+        (root / key).write_bytes(data)
+
+
 @pytest.mark.parametrize("point", ["compact.begun", "compact.sealed", "compact.stored"])
 def test_broken_off_anywhere_it_is_repeated(world: World, point: str) -> None:
     arm(f"{point}=raise")
@@ -358,9 +385,7 @@ def test_broken_off_anywhere_it_is_repeated(world: World, point: str) -> None:
 @pytest.mark.parametrize("point", ["compact.begun", "compact.sealed", "compact.stored"])
 def test_killed_anywhere_it_is_repeated(world: World, point: str, tmp_path: Path) -> None:
     """On a disk, by a signal that no program hears."""
-    for key, (data, _at) in world.bucket.objects.items():
-        (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / key).write_bytes(data)
+    _to_disk(world, tmp_path)
     assert run_armed(f"{point}=kill", _clean_directory, str(tmp_path), world.key.master) == -9
     for _repeated in range(2):
         repository = _directory(tmp_path, world.key.master)
