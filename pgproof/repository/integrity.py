@@ -108,7 +108,7 @@ def check_frames(repository: Repository, manifest: Manifest, job: Job) -> tuple[
 
 
 def check_rewritten(repository: Repository, manifest: Manifest, job: Job) -> list[str]:
-    """The damage in rewritten packs of the backup that nobody notices yet, because the objects before them serve in their place."""
+    """The damage in rewritten packs that nobody notices yet, because the objects before them serve in their place."""
     damage: list[str] = []
     for owner, bitmap in manifest.packs.items():
         present = repository.pack_versions(owner)

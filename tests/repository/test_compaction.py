@@ -346,7 +346,9 @@ def test_a_verification_names_the_new_one_if_only_the_old_one_serves(world: Worl
     old, new = world.packs()
     config = BackupConfig(backup_dir=str(tmp_path), encryption=False, cluster="main")
     _to_disk(world, tmp_path)
-    assert [check.name for check in verify_backup(config, world.ids[1], VerifyLevel.FRAMES, Job()).checks] == [
+    assert [
+        check.name for check in verify_backup(config, world.ids[1], VerifyLevel.FRAMES, Job()).checks
+    ] == [
         "objects present",
         "frames whole",
     ]
