@@ -144,12 +144,14 @@ def new_dir(prefix: str, *, owned_by_service: bool = False) -> Path:
 
 
 def give_to_service(path: Path) -> None:
-    """Make the service user own `path` and everything below it."""
+    """Make the service user own `path` and everything below it; what vanishes meanwhile was somebody's temporary file."""
     user = service_user()
     if user is None:
         return
-    for each in (path, *path.rglob("*")):
-        os.chown(each, user.pw_uid, user.pw_gid, follow_symlinks=False)
+    os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
+    for each in path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            os.chown(each, user.pw_uid, user.pw_gid, follow_symlinks=False)
 
 
 def reachable(path: Path) -> bool:
