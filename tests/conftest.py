@@ -81,6 +81,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    machine.remove_workspace()
+
+
 def _sample(major: int) -> Iterator[Cluster]:
     with Cluster(major) as cluster:
         cluster.psql(_SAMPLE)

@@ -22,6 +22,12 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.testing.utilities import prefect_test_harness  # noqa: E402
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    # As well as at exit: a worker is killed that takes its time then.
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
 @pytest.fixture(scope="session")
 def prefect_backend() -> Iterator[None]:
     """A Prefect API with an empty database. Heartbeats are off: each flow would wait a second for them."""

@@ -122,15 +122,21 @@ def free_ports(count: int) -> list[int]:
 @functools.cache
 def workspace() -> Path:
     """This run's directory: short, readable by the service user, removed when Python exits."""
-    _remove_abandoned()
+    remove_abandoned()
     # It gets its final name only when it is locked, so that no other run takes it for abandoned.
     raw = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=_TMP))
     raw.chmod(0o755)
     lock = os.open(raw / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     path = raw.rename(_TMP / raw.name[1:])
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    atexit.register(remove_workspace)
     return path
+
+
+def remove_workspace() -> None:
+    """At the end of a test session, too: a worker that takes long over it when Python exits is killed over it."""
+    if workspace.cache_info().currsize:
+        shutil.rmtree(workspace(), ignore_errors=True)
 
 
 def new_dir(prefix: str, *, owned_by_service: bool = False) -> Path:
@@ -174,10 +180,11 @@ def is_alive(pid: int) -> bool:
     return state not in "ZX"
 
 
-def _remove_abandoned() -> None:
+def remove_abandoned() -> None:
     for path in _TMP.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):  # another user's, or removed by its own run meanwhile
-            lock = os.open(path / ".lock", os.O_RDWR)
+            # Created where it is missing: its run was killed while it removed everything.
+            lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path, ignore_errors=True)
