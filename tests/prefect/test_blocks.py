@@ -10,7 +10,8 @@ from prefect_aws.client_parameters import AwsClientParameters
 from pydantic import SecretStr, ValidationError
 
 from blocks import BackupRepository, PostgresServer
-from deployments.bootstrap import blocks_from_env
+from deployments.bootstrap import blocks_from_env, bootstrap
+from flows.support.settings import backup_config, postgres_config
 from pgproof.errors import PreconditionError
 from pgproof.model.config import BackupConfig, BackupMethod, PostgresConfig
 
@@ -187,3 +188,25 @@ def test_blocks_from_the_environment_say_the_same_as_the_environment() -> None:
 def test_blocks_from_an_environment_without_repository_are_refused() -> None:
     with pytest.raises(PreconditionError, match="BACKUP_DIR"):
         blocks_from_env("main", {"PGHOST": "db.example.org"})
+
+
+def test_secrets_are_changed_by_saving_the_blocks_again(
+    prefect_backend: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/rotation.md says: all by the new environment, or the keys of the store by their own block."""
+    environ = {"PGHOST": "db.example.org", "AWS_S3_BUCKET": "backups", "AWS_ACCESS_KEY_ID": "key"}
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    for word in ("old", "new"):
+        monkeypatch.setenv("PGPASSWORD", f"{word} password")
+        monkeypatch.setenv("BACKUP_PASSPHRASE", f"{word} passphrase")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"{word} secret")
+        bootstrap("rotated", deploy=False)
+        assert postgres_config("rotated").password == f"{word} password"
+        found = backup_config("rotated")
+        assert (found.passphrase, found.s3_secret_access_key) == (f"{word} passphrase", f"{word} secret")
+    keys = AwsCredentials.load("rotated-repository")
+    assert isinstance(keys, AwsCredentials)
+    keys.aws_secret_access_key = SecretStr("newest secret")
+    keys.save("rotated-repository", overwrite=True)
+    assert backup_config("rotated").s3_secret_access_key == "newest secret"
