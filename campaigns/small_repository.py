@@ -148,12 +148,13 @@ def make_compacted(random: Random, *, encrypted: bool) -> Small:
     manifest = repository.read_manifest(kept)
     assert manifest is not None
     (number,) = numbers_of(manifest.packs[removed])
-    ((newest, *_none),) = [v for n, v in repository.pack_versions(removed).items() if n == number]
-    live = np.zeros(len(repository.open_pack(newest).index.codecs), np.bool_)
+    newest = repository.pack_versions(removed)[number][0]
+    index = repository.open_pack(newest).index
+    live = np.zeros(len(index.codecs), np.bool_)
     for batch in batches(repository, manifest):
         of_removed = batch.places[batch.places["owner"] == batch.owners.index(removed)]
         firsts = of_removed["page"].astype(np.int64)
-        live |= repository.open_pack(newest).index.frames_of(firsts, firsts + of_removed["pages"])
+        live |= index.frames_of(firsts, firsts + of_removed["pages"])
     assert live.any() and not live.all()
     key, _data = rewrite(repository, removed, number, newest, (), live, Job())
     layout = repository.layout

@@ -121,9 +121,9 @@ install_uv() {
 install_python_packages() {
     [ -x .venv/bin/python ] || say "installing the Python packages into .venv"
     # An activated environment of another project is not ours. Inexact: what a campaign is using stays.
-    # shellcheck disable=SC2086 # a list of words
     # Compiled, because each flow run and each command is a process of its own: `import prefect` takes five seconds where
     # Python may not keep what it has compiled (PYTHONDONTWRITEBYTECODE, a directory of another user), and two where it is there.
+    # shellcheck disable=SC2086 # a list of words
     env -u VIRTUAL_ENV UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv UV_COMPILE_BYTECODE=1 \
         .uv/bin/uv sync --quiet --locked --inexact --all-extras ${SETUP_GROUPS:-} --python python3
     .venv/bin/python -m compileall -q pgproof core blocks flows deployments scripts campaigns tests

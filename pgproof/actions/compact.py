@@ -43,13 +43,13 @@ _Pack = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Rewriting:
-    """One pack, its newest object in the first copy, which of its frames stay, and the bytes of these."""
+    """One pack, its newest object in the first copy, which of its frames stay, and how many bytes will be left at most."""
 
     owner: str
     number: int
     info: ObjectInfo
     keep: npt.NDArray[np.bool_]
-    live_bytes: int
+    left_bytes: int
 
 
 @dataclass
@@ -100,7 +100,7 @@ def plan_compaction(
             len(candidates),
             len(found.rewritings),
             sum(each.info.size for each in found.rewritings),
-            sum(each.live_bytes for each in found.rewritings),
+            sum(each.left_bytes for each in found.rewritings),
         )
     return found
 
@@ -249,9 +249,10 @@ def _rewritings(
         if found is None or _locked(seen, owner, number):
             continue
         index, keep = found
-        live_bytes = int(index.sealed_lengths[keep].sum(dtype=np.int64))
-        if live_bytes < LIVE * info.size:
-            yield Rewriting(owner, number, info, keep, live_bytes)
+        # Of what it has: what an earlier rewriting left out is no gain, and the index stays.
+        left = info.size - int(index.sealed_lengths[~keep & ~index.left_out].sum(dtype=np.int64))
+        if left < LIVE * info.size:
+            yield Rewriting(owner, number, info, keep, left)
 
 
 def _locked(seen: CleanupSurvey, owner: str, number: int) -> bool:

@@ -189,7 +189,7 @@ class _Verification:
         damage = check_rewritten(self._repository, self._manifest, self._job)
         if damage:
             text = f"{len(damage)} damaged, the packs before them still serve: {damage[0]}"
-            hint = "run `pgproof cleanup`: it writes them anew, and removes nothing that is needed before"
+            hint = "nothing is lost: the first `pgproof cleanup` two days after they were rewritten writes them anew"
             self._checks.append(Check("rewritten packs", None, text, hint))
 
     def start(self, programs: Programs, user: OsUser | None, *, everything: bool) -> None:

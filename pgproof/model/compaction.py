@@ -8,13 +8,13 @@ from typing import Any
 
 # By the store's clock: who has listed the old object is done with it then.
 STAYS = timedelta(days=2)
-# A pack is rewritten if less than this share of it is needed.
+# A pack is rewritten if it shrinks to less than this share.
 LIVE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class CompactionPlan:
-    """`packs` would be rewritten, `size_bytes` as `live_bytes`; `looked_at` were looked at."""
+    """`packs` would be rewritten, `size_bytes` as `live_bytes` at most; `looked_at` were looked at."""
 
     looked_at: int
     packs: int

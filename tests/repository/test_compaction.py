@@ -64,9 +64,11 @@ class World:
         secret = make_repository(bucket, passphrase, passphrase is not None, bucket.now)
         return cls(bucket, unlock(bucket, secret, passphrase is not None).key).begin(), secret
 
-    def begin(self) -> World:
+    def begin(self, kept: bytes | None = None) -> World:
+        """`kept` is the file of the first backup that the second one still needs."""
         random = Random(1)
         files: Files = {b"base": None, **{path: random.randbytes(4 * PAGE) for path in PATHS}}
+        files[PATHS[0]] = kept or files[PATHS[0]]
         later = files | {path: random.randbytes(4 * PAGE) for path in PATHS[1:]}
         self.take(BackupType.FULL, files)
         self.take(BackupType.INCREMENTAL, later)
@@ -173,6 +175,20 @@ def test_the_new_one_comes_at_once_and_the_old_one_goes_two_days_later(world: Wo
     assert world.check() == world.ids[1:]
     again = world.clean().compaction
     assert again is not None and again.packs == 0
+
+
+def test_a_pack_is_not_rewritten_again_because_its_index_is_larger_than_what_is_left() -> None:
+    bucket = MemoryBucket()
+    make_repository(bucket, None, False, bucket.now)
+    world = World(bucket, unlock(bucket, None, False).key).begin(b"the same" * (PAGE // 2))
+    for expected in (1, 0, 0):
+        plan, report = world.plan().plan.compaction, world.clean()
+        assert plan is not None and report.compaction is not None and report.ok
+        assert (plan.packs, report.compaction.packs) == (expected, expected)
+        assert report.compaction.stored_bytes <= plan.live_bytes
+        world.wait(3)
+    assert [key.rpartition("/")[2][:11] for key in world.packs()] == ["00000000.01"]
+    assert world.check() == world.ids[1:]
 
 
 def test_the_plan_says_what_would_be_gained(world: World) -> None:
